@@ -1,0 +1,1 @@
+//! Types that cross the kernel boundary.

@@ -1,0 +1,1 @@
+//! REST over axum: request pipeline, watch cache, discovery, OpenAPI, authentication, admission.

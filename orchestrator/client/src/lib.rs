@@ -1,0 +1,1 @@
+//! How every part reaches an API server: a client over any tower service, and informers.

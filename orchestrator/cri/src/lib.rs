@@ -1,0 +1,1 @@
+//! Generated CRI and containerd event stubs.

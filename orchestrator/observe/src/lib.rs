@@ -1,0 +1,1 @@
+//! Flows: their ring, their names, their stream to people.

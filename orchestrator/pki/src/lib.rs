@@ -1,0 +1,1 @@
+//! Certificates and tokens: make, sign, rotate, verify.

@@ -1,0 +1,1 @@
+//! Queue, snapshot, filters, scores, binding.

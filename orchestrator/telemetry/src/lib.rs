@@ -1,0 +1,1 @@
+//! How a process tells about itself: structured logs, the metrics registry, health.

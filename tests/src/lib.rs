@@ -1,0 +1,1 @@
+//! The rig: a cluster on one machine, nodes as network namespaces.
