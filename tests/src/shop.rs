@@ -1,0 +1,1 @@
+//! The shop: the example application, probed pair by pair.
