@@ -99,11 +99,19 @@ impl Cluster {
     /// The step that failed, with the end of the log that explains it. What was made stays, to be looked at and taken
     /// down.
     pub fn up(spec: Spec, say: Progress<'_>) -> Result<Self> {
-        ensure!(nix::unistd::geteuid().is_root(), "this needs root: it makes namespaces, cgroups and loads eBPF programs");
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "this needs root: it makes namespaces, cgroups and loads eBPF programs"
+        );
         ensure!(spec.name.len() <= 12, "the cluster's name `{}` is longer than 12 characters", spec.name);
-        ensure!((1..=100).contains(&spec.nodes), "a cluster on one machine has 1 to 100 nodes, not {}", spec.nodes);
+        ensure!(
+            (1..=100).contains(&spec.nodes),
+            "a cluster on one machine has 1 to 100 nodes, not {}",
+            spec.nodes
+        );
         let layout = Layout::new(&spec.clusters, &spec.name);
-        fs::create_dir_all(&spec.clusters).with_context(|| format!("cannot make {}", spec.clusters.display()))?;
+        fs::create_dir_all(&spec.clusters)
+            .with_context(|| format!("cannot make {}", spec.clusters.display()))?;
         ensure!(
             !layout.journal().exists(),
             "the cluster `{}` is there already, whole or in part: `cargo xtask down` removes it",
@@ -130,9 +138,17 @@ impl Cluster {
             cluster.start_containerd(index, &mut journal)?;
         }
         std::thread::scope(|scope| {
-            let imports: Vec<_> =
-                (1..=cluster.spec.nodes).map(|index| scope.spawn({ let (c, i) = (&cluster, &images); move || c.import(index, i) })).collect();
-            imports.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("an import panicked")))
+            let imports: Vec<_> = (1..=cluster.spec.nodes)
+                .map(|index| {
+                    scope.spawn({
+                        let (c, i) = (&cluster, &images);
+                        move || c.import(index, i)
+                    })
+                })
+                .collect();
+            imports
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("an import panicked")))
         })?;
 
         say("starting the server");
@@ -154,16 +170,19 @@ impl Cluster {
     pub fn open(clusters: &Path, name: &str) -> Result<Self> {
         let layout = Layout::new(clusters, name);
         let file = layout.description();
-        let bytes = fs::read(&file).with_context(|| format!("there is no cluster `{name}`: `cargo xtask up` makes one"))?;
-        let Description { spec, api_port, mounts } = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} was written by another version: `cargo xtask down`, then `up`", file.display()))?;
+        let bytes = fs::read(&file)
+            .with_context(|| format!("there is no cluster `{name}`: `cargo xtask up` makes one"))?;
+        let Description { spec, api_port, mounts } = serde_json::from_slice(&bytes).with_context(|| {
+            format!("{} was written by another version: `cargo xtask down`, then `up`", file.display())
+        })?;
         Ok(Self { spec, layout, api_port, mounts })
     }
 
     fn save(&self) -> Result<()> {
         let description =
             Description { spec: self.spec.clone(), api_port: self.api_port, mounts: self.mounts.clone() };
-        fs::write(self.layout.description(), serde_json::to_vec_pretty(&description)?).context("cannot describe the cluster")
+        fs::write(self.layout.description(), serde_json::to_vec_pretty(&description)?)
+            .context("cannot describe the cluster")
     }
 
     /// The nodes, the server first.
@@ -190,7 +209,12 @@ impl Cluster {
         let workload = self.binary("workload");
         let files: &[(&str, &Path)] = &[("/bin/workload", &workload)];
         let images = [
-            Image { reference: PAUSE_IMAGE, files, links: &[("/pause", "/bin/workload")], entrypoint: &["/pause"] },
+            Image {
+                reference: PAUSE_IMAGE,
+                files,
+                links: &[("/pause", "/bin/workload")],
+                entrypoint: &["/pause"],
+            },
             Image { reference: WORKLOAD_IMAGE, files, links: &[], entrypoint: &["/bin/workload", "serve"] },
             busybox_image(),
         ];
@@ -207,11 +231,20 @@ impl Cluster {
     ///
     /// # Errors
     /// When the keeper cannot be started.
-    fn keep(&self, index: usize, process: &str, argv: Vec<String>, listen: Vec<u16>, journal: &mut Journal) -> Result<()> {
+    fn keep(
+        &self,
+        index: usize,
+        process: &str,
+        argv: Vec<String>,
+        listen: Vec<u16>,
+        journal: &mut Journal,
+    ) -> Result<()> {
         let node = self.layout.node(index);
-        let cgroup = cgroup_v2_root().context("no cgroup v2 is mounted: mount -t cgroup2 none /sys/fs/cgroup")?;
+        let cgroup =
+            cgroup_v2_root().context("no cgroup v2 is mounted: mount -t cgroup2 none /sys/fs/cgroup")?;
         let cgroup = cgroup.join(node.cgroup.trim_start_matches('/')).join("system");
-        fs::create_dir_all(&cgroup).with_context(|| format!("cannot make the cgroup {}", cgroup.display()))?;
+        fs::create_dir_all(&cgroup)
+            .with_context(|| format!("cannot make the cgroup {}", cgroup.display()))?;
         let mounts = self.mounts.get(index - 1).context("the node has a mount namespace")?.clone();
         let spec = KeeperSpec {
             name: format!("{}/{process}", node.name),
@@ -229,9 +262,17 @@ impl Cluster {
         journal.record(&Resource::Process(pid_file.clone()))?;
         let log = fs::File::create(node.log(&format!("{process}-keeper")))?;
         let mut keeper = Command::new(self.binary("rig"));
-        keeper.arg("keep").arg(&spec_file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        keeper
+            .arg("keep")
+            .arg(&spec_file)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
         let child = keeper.spawn().with_context(|| format!("cannot start the keeper of {}", spec.name))?;
-        Process::of(i32::try_from(child.id())?).context("a keeper that was just started runs")?.save(&pid_file)
+        Process::of(i32::try_from(child.id())?)
+            .context("a keeper that was just started runs")?
+            .save(&pid_file)
     }
 
     fn start_containerd(&self, index: usize, journal: &mut Journal) -> Result<()> {
@@ -248,7 +289,11 @@ impl Cluster {
             version.arg(node.containerd_socket()).arg("version");
             output(&mut version).is_ok_and(|output| output.status.success())
         };
-        self.explained(index, "containerd", wait_for(CONTAINERD_START, answers).context("containerd does not answer"))?;
+        self.explained(
+            index,
+            "containerd",
+            wait_for(CONTAINERD_START, answers).context("containerd does not answer"),
+        )?;
         archives.iter().try_for_each(|archive| containerd::import(&node, mounts, archive))
     }
 
@@ -288,7 +333,8 @@ impl Cluster {
     fn start_agent(&self, index: usize, journal: &mut Journal) -> Result<()> {
         let node = self.layout.node(index);
         let token_file = self.layout.node(1).directory.join("bowsprit/server/token");
-        let token = fs::read_to_string(&token_file).with_context(|| format!("cannot read {}", token_file.display()))?;
+        let token = fs::read_to_string(&token_file)
+            .with_context(|| format!("cannot read {}", token_file.display()))?;
         let mut argv = vec![self.binary("bowsprit").display().to_string(), "agent".to_owned()];
         argv.extend(self.agent_flags(&node));
         argv.extend(flags(&[
@@ -321,7 +367,8 @@ impl Cluster {
         let written = wait_for(SERVER_START, || kubeconfig.exists() && token.exists());
         self.explained(1, "bowsprit", written.context("the server does not write its kubeconfig and token"))?;
         let ready = wait_for(SERVER_START, || {
-            output(&mut self.kubectl(&["get", "--raw", "/readyz"])).is_ok_and(|output| output.status.success())
+            output(&mut self.kubectl(&["get", "--raw", "/readyz"]))
+                .is_ok_and(|output| output.status.success())
         });
         self.explained(1, "bowsprit", ready.context("the API server does not become ready"))
     }
@@ -333,7 +380,12 @@ impl Cluster {
     pub fn explained<T>(&self, index: usize, process: &str, result: Result<T>) -> Result<T> {
         result.with_context(|| {
             let node = self.layout.node(index);
-            format!("{process} on {}; the end of {}:\n{}", node.name, node.log(process).display(), tail(&node.log(process), 20))
+            format!(
+                "{process} on {}; the end of {}:\n{}",
+                node.name,
+                node.log(process).display(),
+                tail(&node.log(process), 20)
+            )
         })
     }
 
@@ -382,7 +434,8 @@ impl Cluster {
     /// # Errors
     /// When it does not run, or the keeper does not start it again.
     pub fn kill_and_await_restart(&self, index: usize, name: &str) -> Result<Duration> {
-        let before = self.process(index, name).with_context(|| format!("{name} does not run on node-{index}"))?;
+        let before =
+            self.process(index, name).with_context(|| format!("{name} does not run on node-{index}"))?;
         let began = Instant::now();
         before.signal(nix::sys::signal::Signal::SIGKILL);
         wait_for(SERVER_START, || self.process(index, name).is_some_and(|now| now != before))?;
@@ -403,7 +456,8 @@ impl Cluster {
         }
         namespaces::ip(&node.namespace, "link set eth0 down")?;
         let root = cgroup_v2_root().context("cgroup v2 is mounted")?;
-        fs::write(root.join(node.cgroup.trim_start_matches('/')).join("cgroup.kill"), "1").context("cannot end the node's processes")
+        fs::write(root.join(node.cgroup.trim_start_matches('/')).join("cgroup.kill"), "1")
+            .context("cannot end the node's processes")
     }
 }
 
@@ -445,7 +499,8 @@ pub fn kubectl_binary() -> PathBuf {
         return chosen.into();
     }
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths).map(|directory| directory.join("kubectl")).find(|path| path.exists());
+    let found =
+        std::env::split_paths(&paths).map(|directory| directory.join("kubectl")).find(|path| path.exists());
     let Some(found) = found.and_then(|path| path.canonicalize().ok()) else { return "kubectl".into() };
     // Some distributions put a dispatcher there that asks the server first: four times as slow as the real one.
     let siblings = found.parent().and_then(|directory| fs::read_dir(directory).ok());
@@ -459,16 +514,35 @@ pub fn kubectl_binary() -> PathBuf {
 /// The last lines of a file; empty when it cannot be read.
 #[must_use]
 pub fn tail(file: &Path, lines: usize) -> String {
-    let text = fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    last_lines(
+        &fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default(),
+        lines,
+    )
+}
+
+/// The last lines of a text.
+#[must_use]
+pub fn last_lines(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
 fn busybox_image() -> Image<'static> {
-    const LINKS: &[(&str, &str)] = &[("/bin/sh", "/bin/busybox"), ("/bin/sleep", "/bin/busybox"), ("/bin/cat", "/bin/busybox"),
-        ("/bin/ls", "/bin/busybox"), ("/bin/echo", "/bin/busybox"), ("/bin/env", "/bin/busybox"), ("/bin/wget", "/bin/busybox"),
-        ("/bin/true", "/bin/busybox"), ("/bin/false", "/bin/busybox"), ("/bin/id", "/bin/busybox"), ("/bin/tar", "/bin/busybox")];
-    static FILE: std::sync::LazyLock<[(&str, &Path); 1]> = std::sync::LazyLock::new(|| [("/bin/busybox", Path::new("/bin/busybox"))]);
+    const LINKS: &[(&str, &str)] = &[
+        ("/bin/sh", "/bin/busybox"),
+        ("/bin/sleep", "/bin/busybox"),
+        ("/bin/cat", "/bin/busybox"),
+        ("/bin/ls", "/bin/busybox"),
+        ("/bin/echo", "/bin/busybox"),
+        ("/bin/env", "/bin/busybox"),
+        ("/bin/wget", "/bin/busybox"),
+        ("/bin/true", "/bin/busybox"),
+        ("/bin/false", "/bin/busybox"),
+        ("/bin/id", "/bin/busybox"),
+        ("/bin/tar", "/bin/busybox"),
+    ];
+    static FILE: std::sync::LazyLock<[(&str, &Path); 1]> =
+        std::sync::LazyLock::new(|| [("/bin/busybox", Path::new("/bin/busybox"))]);
     Image { reference: "localhost/busybox:1", files: &*FILE, links: LINKS, entrypoint: &["/bin/sh"] }
 }
 

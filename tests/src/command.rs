@@ -44,7 +44,10 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// When the program cannot be started.
 pub fn output(command: &mut Command) -> Result<Output> {
     command.output().with_context(|| {
-        format!("cannot start `{}`: is it installed? `cargo xtask setup` installs what is missing", words(command))
+        format!(
+            "cannot start `{}`: is it installed? `cargo xtask setup` installs what is missing",
+            words(command)
+        )
     })
 }
 
@@ -57,7 +60,8 @@ pub fn words(command: &Command) -> String {
 }
 
 fn complaint(output: &Output) -> String {
-    let text = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
+    let text =
+        String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(COMPLAINT_LINES)..].join("\n")
 }

@@ -67,7 +67,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
 /// # Errors
 /// When `ctr` complains.
 pub fn import(node: &NodeLayout, mounts: &Path, archive: &Path) -> Result<()> {
-    let mut import = command("nsenter", [format!("--mount={}", mounts.display()), "--".to_owned(), "ctr".to_owned()]);
+    let mut import =
+        command("nsenter", [format!("--mount={}", mounts.display()), "--".to_owned(), "ctr".to_owned()]);
     import.arg("--address").arg(node.containerd_socket());
     import.args(["--namespace", "k8s.io", "images", "import"]).arg(archive);
     run(&mut import)
@@ -80,5 +81,9 @@ pub fn shim_sockets(run_directory: &Path) -> Vec<std::path::PathBuf> {
     let tasks = run_directory.join("containerd/io.containerd.runtime.v2.task/k8s.io");
     let Ok(entries) = fs::read_dir(tasks) else { return Vec::new() };
     let address = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("address")).ok();
-    entries.flatten().filter_map(address).filter_map(|text| text.trim().strip_prefix("unix://").map(Into::into)).collect()
+    entries
+        .flatten()
+        .filter_map(address)
+        .filter_map(|text| text.trim().strip_prefix("unix://").map(Into::into))
+        .collect()
 }

@@ -45,7 +45,9 @@ pub fn write(image: &Image<'_>, archive: &Path) -> Result<()> {
 
     // Written aside and renamed: an interrupted build must not leave half an archive that looks whole.
     let staged = archive.with_extension("new");
-    let mut tar = tar::Builder::new(File::create(&staged).with_context(|| format!("cannot write {}", staged.display()))?);
+    let mut tar = tar::Builder::new(
+        File::create(&staged).with_context(|| format!("cannot write {}", staged.display()))?,
+    );
     append(&mut tar, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     append(&mut tar, "index.json", 0o644, &index)?;
     for blob in [&manifest, &config, &layer] {

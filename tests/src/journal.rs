@@ -63,7 +63,8 @@ impl Process {
     /// When the directory is not writable.
     pub fn save(&self, file: &Path) -> Result<()> {
         let staged = file.with_extension("new");
-        fs::write(&staged, serde_json::to_vec(self)?).with_context(|| format!("cannot write {}", staged.display()))?;
+        fs::write(&staged, serde_json::to_vec(self)?)
+            .with_context(|| format!("cannot write {}", staged.display()))?;
         fs::rename(&staged, file).with_context(|| format!("cannot write {}", file.display()))
     }
 
@@ -137,10 +138,15 @@ pub fn replay(path: &Path) -> Result<()> {
         }
     }
     if !complaints.is_empty() {
-        anyhow::bail!("could not take everything down; run it again after looking at:\n{}", complaints.join("\n"));
+        anyhow::bail!(
+            "could not take everything down; run it again after looking at:\n{}",
+            complaints.join("\n")
+        );
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("cannot remove the journal"),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("cannot remove the journal")
+        }
         _ => Ok(()),
     }
 }
@@ -175,8 +181,16 @@ fn end_process(file: &Path) -> Result<()> {
 fn remove_directory(path: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let below = |target: &&str| Path::new(target).starts_with(path);
-    for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(below).collect::<Vec<_>>().iter().rev() {
-        nix::mount::umount2(*target, nix::mount::MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {target}"))?;
+    for target in mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(below)
+        .collect::<Vec<_>>()
+        .iter()
+        .rev()
+    {
+        nix::mount::umount2(*target, nix::mount::MntFlags::MNT_DETACH)
+            .with_context(|| format!("cannot unmount {target}"))?;
     }
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -210,7 +224,8 @@ fn remove_cgroups(relative: &str) -> Result<()> {
         wait_for(KILL, || processes_below(&directory).is_empty())
             .with_context(|| format!("processes stay in {}", directory.display()))?;
         // A cgroup can refuse removal for a moment after its last process is gone.
-        wait_for(KILL, || remove_cgroup_tree(&directory)).with_context(|| format!("cannot remove {}", directory.display()))?;
+        wait_for(KILL, || remove_cgroup_tree(&directory))
+            .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
     Ok(())
 }
@@ -221,7 +236,8 @@ fn kill_cgroup(directory: &Path) -> Result<()> {
         return fs::write(&kill, "1").with_context(|| format!("cannot write {}", kill.display()));
     }
     for pid in processes_below(directory) {
-        let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        let _gone =
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
     Ok(())
 }
@@ -240,7 +256,11 @@ fn processes_below(directory: &Path) -> Vec<i32> {
 
 fn children(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn remove_cgroup_tree(directory: &Path) -> bool {
@@ -281,7 +301,7 @@ mod tests {
             journal.record(&resource).unwrap();
         }
         // A crash in the middle of a line.
-        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"directo").unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"directo").unwrap();
         replay(&path).unwrap();
         assert!(!made.exists() && !path.exists());
         fs::remove_dir_all(base).unwrap();

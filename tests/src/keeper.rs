@@ -62,8 +62,10 @@ extern "C" fn pass_on(signal: libc::c_int) {
 /// # Errors
 /// When the spec cannot be read, a port is taken, or the process cannot be started at all.
 pub fn keep(spec_file: &Path) -> Result<()> {
-    let spec: Spec = serde_json::from_slice(&std::fs::read(spec_file).with_context(|| format!("cannot read {}", spec_file.display()))?)
-        .with_context(|| format!("{} is no keeper's spec", spec_file.display()))?;
+    let spec: Spec = serde_json::from_slice(
+        &std::fs::read(spec_file).with_context(|| format!("cannot read {}", spec_file.display()))?,
+    )
+    .with_context(|| format!("{} is no keeper's spec", spec_file.display()))?;
     let listeners = spec.listen.iter().map(|port| listen(*port)).collect::<Result<Vec<_>>>()?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
         // SAFETY: the handler only touches atomics and kill(2).

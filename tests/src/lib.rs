@@ -18,3 +18,17 @@ pub mod keeper;
 pub mod layout;
 pub mod namespaces;
 pub mod shop;
+
+/// Whether this process may do what the rig does: make namespaces and cgroups, load eBPF programs.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// The resident memory of a process in MiB; 0 when it does not run.
+#[must_use]
+pub fn resident_mib(pid: i32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+}

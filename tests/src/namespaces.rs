@@ -72,7 +72,8 @@ fn sysctl(namespace: &str, key: &str, value: &str) -> Result<()> {
 /// A command that will run in a network namespace, with the machine's own mounts.
 #[must_use]
 pub fn in_network(namespace: &str, program: &str, arguments: &[&str]) -> Command {
-    let mut entering = command("nsenter", [format!("--net=/run/netns/{namespace}"), "--".to_owned(), program.to_owned()]);
+    let mut entering =
+        command("nsenter", [format!("--net=/run/netns/{namespace}"), "--".to_owned(), program.to_owned()]);
     entering.args(arguments);
     entering
 }
@@ -86,7 +87,12 @@ pub fn hold_mounts(rig: &Path, node: &NodeLayout, journal: &mut Journal) -> Resu
     journal.record(&Resource::Process(pid_file.clone()))?;
     let log = std::fs::File::create(node.log("holder"))?;
     let mut holder = command("setsid", [rig.as_os_str(), "hold".as_ref(), pid_file.as_os_str()]);
-    let mut child = holder.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null()).spawn().context("cannot start the holder")?;
+    let mut child = holder
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot start the holder")?;
     let mut ended = None;
     wait_for(HOLDER_START, || {
         ended = child.try_wait().ok().flatten();
@@ -107,9 +113,11 @@ pub fn hold_mounts(rig: &Path, node: &NodeLayout, journal: &mut Journal) -> Resu
 pub fn hold(ready: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace: this needs root")?;
     let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).context("cannot detach the mounts from the machine's")?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
+        .context("cannot detach the mounts from the machine's")?;
     std::fs::create_dir_all("/sys/fs/bpf").ok();
-    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).context("cannot mount a bpffs on /sys/fs/bpf")?;
+    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none)
+        .context("cannot mount a bpffs on /sys/fs/bpf")?;
     let pid = i32::try_from(std::process::id())?;
     Process::of(pid).context("this process is in /proc")?.save(ready)?;
     loop {

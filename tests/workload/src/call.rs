@@ -67,8 +67,11 @@ impl<'a> Url<'a> {
     }
 
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        let with_port =
-            if self.authority.contains(':') { self.authority.to_owned() } else { format!("{}:80", self.authority) };
+        let with_port = if self.authority.contains(':') {
+            self.authority.to_owned()
+        } else {
+            format!("{}:80", self.authority)
+        };
         with_port.to_socket_addrs().ok()?.next()
     }
 }
@@ -76,11 +79,13 @@ impl<'a> Url<'a> {
 /// GETs `url` over a new connection: the status code and the body.
 pub(crate) fn get(url: &Url<'_>, timeout: Duration) -> Result<(u16, String), Failure> {
     let address = url.address().ok_or(Failure::Address)?;
-    let mut stream = TcpStream::connect_timeout(&address, timeout).map_err(|error| Failure::of(&error, false))?;
+    let mut stream =
+        TcpStream::connect_timeout(&address, timeout).map_err(|error| Failure::of(&error, false))?;
     let late = |error: std::io::Error| Failure::of(&error, true);
     stream.set_read_timeout(Some(timeout)).map_err(late)?;
     stream.set_write_timeout(Some(timeout)).map_err(late)?;
-    let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", url.path, url.authority);
+    let request =
+        format!("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", url.path, url.authority);
     stream.write_all(request.as_bytes()).map_err(late)?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).map_err(late)?;
@@ -90,7 +95,9 @@ pub(crate) fn get(url: &Url<'_>, timeout: Duration) -> Result<(u16, String), Fai
 fn parse_answer(answer: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
     // A body cut short is a broken answer, not a short one.
     if length.is_some_and(|length| length != body.len()) {
         return None;
@@ -142,7 +149,10 @@ mod tests {
 
     #[test]
     fn a_short_body_is_a_broken_answer() {
-        assert_eq!(parse_answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), Some((200, "ok".to_owned())));
+        assert_eq!(
+            parse_answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+            Some((200, "ok".to_owned()))
+        );
         assert_eq!(parse_answer("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), None);
         assert_eq!(parse_answer("HTTP/1.1 200 OK\r\n"), None);
     }

@@ -64,7 +64,12 @@ fn one(url: &str, timeout: Duration, start: Instant, tally: &Mutex<Tally>) {
     match result {
         Ok((200, body)) => {
             tally.latencies_us.push(took);
-            let pod = body.split_whitespace().next().and_then(|word| word.strip_prefix("pod=")).unwrap_or("?").to_owned();
+            let pod = body
+                .split_whitespace()
+                .next()
+                .and_then(|word| word.strip_prefix("pod="))
+                .unwrap_or("?")
+                .to_owned();
             *tally.answered_by.entry(pod).or_default() += 1;
         }
         Ok((status, _)) => tally.fail("status", format!("status {status} after {:?}", start.elapsed())),
@@ -87,12 +92,19 @@ fn report(total: u64, took: Duration, mut tally: Tally) -> ExitCode {
     tally.latencies_us.sort_unstable();
     let at = |share: f64| {
         let last = tally.latencies_us.len().saturating_sub(1);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index below a length")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index below a length"
+        )]
         let index = (last as f64 * share) as usize;
         tally.latencies_us.get(index).copied().unwrap_or(0)
     };
     let failed: u64 = tally.failures.values().sum();
-    let pairs = |map: Vec<(String, u64)>| map.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect::<Vec<_>>().join(",");
+    let pairs = |map: Vec<(String, u64)>| {
+        map.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect::<Vec<_>>().join(",")
+    };
     println!(
         "{{\"requests\":{total},\"failed\":{failed},\"seconds\":{:.2},\"p50_us\":{},\"p99_us\":{},\"max_us\":{},\"failures\":{{{}}},\"pods\":{{{}}},\"first_failure\":\"{}\"}}",
         took.as_secs_f64(),

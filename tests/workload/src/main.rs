@@ -22,7 +22,13 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args();
     let program = arguments.next().unwrap_or_default();
     let mut rest: Vec<String> = arguments.collect();
-    let job = if program.ends_with("pause") { "pause".to_owned() } else if rest.is_empty() { String::new() } else { rest.remove(0) };
+    let job = if program.ends_with("pause") {
+        "pause".to_owned()
+    } else if rest.is_empty() {
+        String::new()
+    } else {
+        rest.remove(0)
+    };
     match job.as_str() {
         "serve" => serve::run(&Flags(rest)),
         "call" => call::run(&Flags(rest)),

@@ -28,7 +28,9 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
     let port: u16 = flags.get("--port", 8080);
     let exit_at_once = flags.get("--on-term", "drain".to_owned()) == "exit";
     let server = Arc::new(Server {
-        name: std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "unnamed".to_owned()),
+        name: std::env::var("POD_NAME")
+            .or_else(|_| std::env::var("HOSTNAME"))
+            .unwrap_or_else(|_| "unnamed".to_owned()),
         node: std::env::var("NODE_NAME").unwrap_or_default(),
         ready_at: Instant::now() + Duration::from_millis(flags.get("--delay-ready", 0)),
         open: AtomicUsize::new(0),
@@ -100,7 +102,10 @@ fn converse(server: &Server, stream: TcpStream) -> std::io::Result<()> {
         }
         let (status, body) = server.answer(line.split(' ').nth(1).unwrap_or("/"), peer);
         let connection = if close { "close" } else { "keep-alive" };
-        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n", body.len());
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n",
+            body.len()
+        );
         writer.write_all((head + &body).as_bytes())?;
         if close {
             return Ok(());
@@ -113,16 +118,23 @@ impl Server {
         let path = target.split('?').next().unwrap_or(target);
         match path {
             "/healthz" => ("200 OK", "ok\n".to_owned()),
-            "/readyz" if Instant::now() < self.ready_at => ("503 Service Unavailable", "not yet\n".to_owned()),
+            "/readyz" if Instant::now() < self.ready_at => {
+                ("503 Service Unavailable", "not yet\n".to_owned())
+            }
             "/readyz" => ("200 OK", "ok\n".to_owned()),
             "/call" => {
                 let url = target.split_once("url=").map_or("", |(_, url)| url);
                 match call::get(&Url::parse(url), Duration::from_secs(2)) {
                     Ok((status, body)) => ("200 OK", format!("{} called {url}: {status} {body}", self.name)),
-                    Err(failure) => ("502 Bad Gateway", format!("{} called {url}: {}\n", self.name, failure.word())),
+                    Err(failure) => {
+                        ("502 Bad Gateway", format!("{} called {url}: {}\n", self.name, failure.word()))
+                    }
                 }
             }
-            _ => ("200 OK", format!("pod={} node={} client={}\n", self.name, self.node, peer.ip().to_canonical())),
+            _ => (
+                "200 OK",
+                format!("pod={} node={} client={}\n", self.name, self.node, peer.ip().to_canonical()),
+            ),
         }
     }
 }

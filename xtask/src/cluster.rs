@@ -1,0 +1,252 @@
+//! `cargo xtask up|down|status|shell|kubectl`: the cluster on this machine.
+
+use crate::checkout::{Stage, root};
+use crate::{build, setup};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use rig::cluster::{self, Cluster, Routing, Spec, Store};
+use rig::shop::{self, Row};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StoreChoice {
+    Embedded,
+    Etcd,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RoutingChoice {
+    Vxlan,
+    Native,
+}
+
+/// What kind of cluster to start.
+#[derive(Args)]
+pub struct Up {
+    /// How many nodes; the first is also the server.
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+    /// Which store the server uses.
+    #[arg(long, value_enum, default_value = "embedded")]
+    store: StoreChoice,
+    /// How packets get from node to node.
+    #[arg(long, value_enum, default_value = "vxlan")]
+    routing: RoutingChoice,
+    /// Only the nodes, without the example application.
+    #[arg(long)]
+    bare: bool,
+    /// Another name than this checkout's own: for a second cluster.
+    #[arg(long)]
+    name: Option<String>,
+}
+
+fn clusters() -> PathBuf {
+    root().join("target/cluster")
+}
+
+fn name_or_default(name: Option<String>) -> String {
+    name.unwrap_or_else(|| cluster::default_name(root()))
+}
+
+fn open() -> Result<Cluster> {
+    Cluster::open(&clusters(), &name_or_default(None))
+}
+
+impl Up {
+    /// From whatever this machine is to an application that is seen to work.
+    pub fn run(self) -> Result<()> {
+        setup::run_quietly_if_done()?;
+        let name = name_or_default(self.name.clone());
+        if let Ok(cluster) = Cluster::open(&clusters(), &name) {
+            return already_there(&cluster);
+        }
+        let spec = Spec {
+            name,
+            nodes: self.nodes,
+            store: match self.store {
+                StoreChoice::Embedded => Store::Embedded,
+                StoreChoice::Etcd => Store::Etcd,
+            },
+            routing: match self.routing {
+                RoutingChoice::Vxlan => Routing::Vxlan,
+                RoutingChoice::Native => Routing::Native,
+            },
+            binaries: build::all(build::Profile::Dev)?,
+            clusters: clusters(),
+            flags: Vec::new(),
+        };
+        let began = Instant::now();
+        let mut times = Vec::new();
+        let cluster = {
+            let _stage = Stage::begin(&format!("starting {} nodes", spec.nodes));
+            Cluster::up(spec, &|step| println!("    {step}"))?
+        };
+        link_kubeconfig(&cluster)?;
+        times.push(("API ready", began.elapsed()));
+        {
+            let _stage = Stage::begin("waiting for the nodes to be Ready");
+            await_nodes(&cluster)?;
+        }
+        times.push(("nodes Ready", began.elapsed()));
+        if !self.bare {
+            show_shop(&cluster, began, &mut times)?;
+        }
+        report(&cluster, &times)
+    }
+}
+
+fn already_there(cluster: &Cluster) -> Result<()> {
+    if cluster.process(1, "bowsprit").is_none() {
+        bail!(
+            "the cluster `{}` was made but its server does not run: `cargo xtask down`, then `up`",
+            cluster.spec.name
+        );
+    }
+    println!("the cluster `{}` is up already; `cargo xtask down` takes it down", cluster.spec.name);
+    status()
+}
+
+/// The documented place of the kubeconfig, whatever the cluster is called.
+fn link_kubeconfig(cluster: &Cluster) -> Result<()> {
+    let place = clusters().join("admin.kubeconfig");
+    if place.symlink_metadata().is_ok() {
+        std::fs::remove_file(&place).with_context(|| format!("cannot replace {}", place.display()))?;
+    }
+    symlink(cluster.layout.kubeconfig(), &place).with_context(|| format!("cannot write {}", place.display()))
+}
+
+fn await_nodes(cluster: &Cluster) -> Result<()> {
+    const JOIN: Duration = Duration::from_secs(60);
+    let registered = || {
+        cluster
+            .ask(&["get", "nodes", "-o", "name"])
+            .is_ok_and(|names| names.lines().count() >= cluster.spec.nodes)
+    };
+    let all_there = rig::journal::wait_for(JOIN, registered).context("not every node registers itself");
+    let last = cluster.spec.nodes;
+    cluster.explained(last, "bowsprit", all_there)?;
+    let ready = cluster.ask(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"]);
+    cluster.explained(last, "bowsprit", ready.map(drop).context("not every node becomes Ready"))
+}
+
+fn show_shop(cluster: &Cluster, began: Instant, times: &mut Vec<(&'static str, Duration)>) -> Result<()> {
+    {
+        let _stage = Stage::begin("starting the shop (deploy/examples/shop.yaml)");
+        shop::deploy(cluster, &root().join("deploy/examples"))?;
+    }
+    times.push(("everything serving", began.elapsed()));
+    let rows = {
+        let _stage = Stage::begin(
+            "calling every pod and every Service from every pod, and the NodePort on every node",
+        );
+        shop::probe(cluster)?
+    };
+    print_table(&rows);
+    let wrong = rows.iter().filter(|row| !row.is_as_expected()).count();
+    if wrong > 0 {
+        bail!("{wrong} rows of the table are not as the policies say; the cluster stays up to be looked at");
+    }
+    Ok(())
+}
+
+fn print_table(rows: &[Row]) {
+    println!("\n    {:<10} {:<26} {:<9} {:<10} BECAUSE", "FROM", "TO", "EXPECTED", "GOT");
+    for row in rows {
+        let expected = if row.allowed { "answer" } else { "no answer" };
+        let got = format!("{}/{}", row.answered, row.calls);
+        let mark = if row.is_as_expected() { " " } else { "!" };
+        let because = if row.causes.is_empty() { row.failures.join(", ") } else { row.causes.join("; ") };
+        println!("  {mark} {:<10} {:<26} {expected:<9} {got:<10} {because}", row.from, row.to);
+    }
+    println!();
+}
+
+fn report(cluster: &Cluster, times: &[(&str, Duration)]) -> Result<()> {
+    println!("{}", cluster.ask(&["get", "nodes,pods,services", "-A", "-o", "wide"])?);
+    for (what, when) in times {
+        println!("    {what:<20} after {:.2} s", when.as_secs_f64());
+    }
+    print_memory(cluster);
+    println!(
+        "\nThings to try:\n  \
+         cargo xtask kubectl -n shop delete networkpolicy db     # and watch `cargo xtask shell node-1 bowsprit flows`\n  \
+         kill -9 an agent (`cargo xtask status` shows its pid) while a client loops on http://NODE:{port}/\n  \
+         cargo xtask kubectl -n shop rollout restart deployment/web   # no request fails\n\
+         `cargo xtask kubectl`, `cargo xtask shell node-2` and `cargo xtask status` look around, `cargo xtask down` ends it.",
+        port = shop::WEB_NODE_PORT
+    );
+    Ok(())
+}
+
+fn print_memory(cluster: &Cluster) {
+    for node in cluster.nodes() {
+        for name in ["bowsprit", "containerd", "etcd"] {
+            if let Some(process) = cluster.process(node.index, name) {
+                println!(
+                    "    {:<8} {name:<11} pid {:<7} {:>5.1} MiB",
+                    node.name,
+                    process.pid,
+                    rig::resident_mib(process.pid)
+                );
+            }
+        }
+    }
+}
+
+/// `cargo xtask status`.
+pub fn status() -> Result<()> {
+    let cluster = open()?;
+    println!("{}", cluster.ask(&["get", "nodes,pods,services", "-A", "-o", "wide"])?);
+    print_memory(&cluster);
+    Ok(())
+}
+
+/// `cargo xtask down`.
+pub fn down(name: Option<String>) -> Result<()> {
+    let own = name.is_none();
+    let name = name_or_default(name);
+    let _stage = Stage::begin(&format!("taking the cluster `{name}` down"));
+    let was_there = cluster::down(&clusters(), &name)?;
+    let link = clusters().join("admin.kubeconfig");
+    if own && link.symlink_metadata().is_ok() {
+        std::fs::remove_file(&link).with_context(|| format!("cannot remove {}", link.display()))?;
+    }
+    println!("{}", if was_there { "    nothing of it is left" } else { "    there was none" });
+    Ok(())
+}
+
+/// `cargo xtask kubectl ...`.
+pub fn kubectl(arguments: &[String]) -> Result<ExitCode> {
+    let cluster = open()?;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    pass_through(cluster.kubectl(&words).stdin(Stdio::inherit()))
+}
+
+/// `cargo xtask shell NODE [COMMAND...]`.
+pub fn shell(node: &str, words: &[String]) -> Result<ExitCode> {
+    let cluster = open()?;
+    let shell = vec![std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned())];
+    let words = if words.is_empty() { &shell } else { words };
+    let (program, arguments) = words.split_first().context("there is always a shell")?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut entering = match node.strip_prefix("node-").map(str::parse::<usize>) {
+        Some(Ok(index)) if (1..=cluster.spec.nodes).contains(&index) => {
+            cluster.on_node(index, program, &arguments)
+        }
+        _ if node == "outside" => cluster.outside(program, &arguments),
+        _ => bail!("there is no `{node}`: node-1 to node-{} and outside are there", cluster.spec.nodes),
+    };
+    let path = std::env::var("PATH").unwrap_or_default();
+    entering.env("KUBECONFIG", cluster.layout.kubeconfig()).env("PS1", format!("{node}# "));
+    entering.env("PATH", format!("{}:{path}", cluster.spec.binaries.display()));
+    pass_through(entering.stdin(Stdio::inherit()))
+}
+
+fn pass_through(command: &mut Command) -> Result<ExitCode> {
+    let status =
+        command.status().with_context(|| format!("cannot start `{}`", rig::command::words(command)))?;
+    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+}
