@@ -4,7 +4,7 @@ use crate::command::{command, output, read};
 use crate::containerd::{self, PAUSE_IMAGE, WORKLOAD_IMAGE};
 use crate::image::{self, Image};
 use crate::journal::{self, Journal, Process, Resource, cgroup_v2_root, wait_for};
-use crate::keeper::Spec as KeeperSpec;
+use crate::keeper::{self, Spec as KeeperSpec};
 use crate::layout::{API_PORT, GATEWAY, Layout, NodeLayout};
 use crate::{etcd, namespaces};
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 const CONTAINERD_START: Duration = Duration::from_secs(30);
 /// The server makes its certificates and opens its store before it writes these.
 const SERVER_START: Duration = Duration::from_secs(60);
+
+/// A server that ended more often than this while it should start will not start.
+const RESTARTS_MAX: usize = 2;
 
 /// Which store the server uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -364,13 +367,28 @@ impl Cluster {
     fn await_api(&self) -> Result<()> {
         let kubeconfig = self.layout.kubeconfig();
         let token = self.layout.node(1).directory.join("bowsprit/server/token");
-        let written = wait_for(SERVER_START, || kubeconfig.exists() && token.exists());
+        let written = self.await_server(|| kubeconfig.exists() && token.exists());
         self.explained(1, "bowsprit", written.context("the server does not write its kubeconfig and token"))?;
-        let ready = wait_for(SERVER_START, || {
+        let ready = self.await_server(|| {
             output(&mut self.kubectl(&["get", "--raw", "/readyz"]))
                 .is_ok_and(|output| output.status.success())
         });
         self.explained(1, "bowsprit", ready.context("the API server does not become ready"))
+    }
+
+    /// Waits for something that the server does; gives up early when it only ends and is started again.
+    fn await_server(&self, mut done: impl FnMut() -> bool) -> Result<()> {
+        let restarts = || {
+            let log = fs::read_to_string(self.layout.node(1).log("bowsprit-keeper")).unwrap_or_default();
+            log.lines().filter(|line| line.ends_with(keeper::AGAIN)).count()
+        };
+        let mut hopeless = false;
+        wait_for(SERVER_START, || {
+            hopeless = restarts() > RESTARTS_MAX;
+            hopeless || done()
+        })?;
+        ensure!(!hopeless, "it ended {} times", RESTARTS_MAX + 1);
+        Ok(())
     }
 
     /// Adds the end of a process's log to an error.

@@ -24,6 +24,9 @@ const REST: Duration = Duration::from_millis(500);
 /// systemd's protocol for inherited sockets numbers them from here.
 const FIRST_INHERITED: i32 = 3;
 
+/// The end of the line that the keeper writes to its log when it starts its process again.
+pub const AGAIN: &str = "starting it again";
+
 /// What to keep running, and where.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
@@ -79,7 +82,7 @@ pub fn keep(spec_file: &Path) -> Result<()> {
         if ENDING.load(Ordering::SeqCst) != 0 {
             return Ok(());
         }
-        eprintln!("rig: {} ended with {status}: starting it again", spec.name);
+        eprintln!("rig: {} ended with {status}: {AGAIN}", spec.name);
         if began.elapsed() < QUICK {
             std::thread::sleep(REST);
         }

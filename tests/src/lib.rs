@@ -16,6 +16,7 @@ pub mod image;
 pub mod journal;
 pub mod keeper;
 pub mod layout;
+pub mod leftovers;
 pub mod namespaces;
 pub mod shop;
 

@@ -1,0 +1,23 @@
+//! The end-to-end suites: real clusters on this machine, made once, shared by the suites that leave them as they were.
+//!
+//! The harness is our own `main` because clusters must be taken down after the last test, also after a failed one, and
+//! because what they leave behind is itself a test.
+
+mod fixture;
+mod rig_itself;
+
+use libtest_mimic::{Arguments, Trial};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Two cores: tests that share a machine this small run one after the other.
+    arguments.test_threads = Some(1);
+    let trials: Vec<Trial> = [rig_itself::trials()].into_iter().flatten().collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let left = fixture::take_everything_down();
+    for complaint in &left {
+        eprintln!("left behind: {complaint}");
+    }
+    if conclusion.has_failed() || !left.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
