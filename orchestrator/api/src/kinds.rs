@@ -1,7 +1,26 @@
-//! The kinds that every server has: their data and strategies, one file a group of kinds.
+//! The built-in kinds: for each its data and its strategy, one file a kind or topic.
+//!
+//! Shared by all: [`view`] (reading with a path), `checks` (the small checks), [`meta`] (metadata).
+
+mod checks;
+pub mod config;
+pub mod lease;
+pub mod meta;
+pub mod namespace;
+pub mod node;
+pub mod service_account;
+pub mod view;
+
 use crate::kind::Kind;
 
-/// All built-in kinds.
+/// Every built-in kind. Core stands first; within a group the first version is the preferred one.
 pub fn builtin() -> Vec<Kind> {
-    Vec::new()
+    vec![
+        config::config_map_kind(),
+        namespace::kind(),
+        node::kind(),
+        config::secret_kind(),
+        service_account::kind(),
+        lease::kind(),
+    ]
 }

@@ -13,6 +13,7 @@ pub mod kinds;
 pub mod meta;
 pub mod names;
 pub mod object;
+pub mod printing;
 pub mod quantity;
 pub mod registry;
 pub mod selectors;
