@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer or a curious person does with this checkout.
 
+mod bench;
 mod build;
 mod checkout;
 mod cluster;
@@ -56,6 +57,11 @@ enum Job {
     },
     /// Set up, tidy, and run all tests, as CI does.
     Test(suites::Test),
+    /// Measure this machine: release build, medians.
+    Bench {
+        /// What: `api` or `pods`.
+        what: String,
+    },
     /// Formatting, lints of both targets, crate rules, licences.
     Tidy,
     /// Derive the table of facts in orchestrator/api/schema from the published definitions.
@@ -86,6 +92,7 @@ fn run(job: Job) -> Result<ExitCode> {
         Job::Shell { node, command } => return cluster::shell(&node, &command),
         Job::Kubectl { arguments } => return cluster::kubectl(&arguments),
         Job::Test(test) => test.run()?,
+        Job::Bench { what } => bench::run(&what)?,
         Job::Tidy => tidy::run()?,
         Job::Schema => schema::run()?,
     }

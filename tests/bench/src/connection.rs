@@ -1,0 +1,89 @@
+//! A client as lean as it can be: one HTTP/1.1 connection over TLS with a client certificate, as kubectl would make it.
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+
+/// Who the server is and who we are: what a kubeconfig says.
+#[derive(Clone)]
+pub struct Access {
+    address: String,
+    config: Arc<ClientConfig>,
+}
+
+impl Access {
+    /// Reads the kubeconfig that the server wrote.
+    pub fn from_kubeconfig(file: &Path) -> Result<Self> {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let field = |name: &str| {
+            let value = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "));
+            value.map(str::to_owned).with_context(|| format!("{} has no {name}", file.display()))
+        };
+        let pem = |name: &str| -> Result<String> { Ok(String::from_utf8(STANDARD.decode(field(name)?)?)?) };
+        let identity = pki::Identity::new(pem("client-certificate-data")?, pem("client-key-data")?)?;
+        let ca = CertificateDer::from_pem_slice(pem("certificate-authority-data")?.as_bytes())?;
+        let address = field("server")?.trim_start_matches("https://").to_owned();
+        let mut config = pki::tls::client_config(&ca, Some(&identity))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { address, config: Arc::new(config) })
+    }
+
+    /// A new connection.
+    pub async fn connect(&self) -> Result<Connection> {
+        let stream = TcpStream::connect(&self.address)
+            .await
+            .with_context(|| format!("cannot reach {}", self.address))?;
+        stream.set_nodelay(true)?;
+        let host = self.address.split(':').next().unwrap_or("localhost").to_owned();
+        let stream = TlsConnector::from(Arc::clone(&self.config)).connect(host.try_into()?, stream).await?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Connection { sender })
+    }
+}
+
+/// One connection; one request at a time.
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Connection {
+    /// Sends a request and returns when the head of the answer is there.
+    pub async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "bench")
+            .header("content-type", "application/json")
+            .header("accept", "application/json")
+            .body(Full::new(body))?;
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request).await?)
+    }
+
+    /// Sends a request and reads the whole answer, which must be a 2xx.
+    pub async fn ask(&mut self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
+        let answer = self.send(method, path, body).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        ensure!(
+            status.is_success(),
+            "{path}: {status} {}",
+            String::from_utf8_lossy(&body[..body.len().min(300)])
+        );
+        Ok(body)
+    }
+}
