@@ -1,12 +1,19 @@
 //! Clusters for the suites: made on first use, shared, taken down at the end.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rig::cluster::{self, Cluster, Routing, Spec, Store};
+use rig::shop;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 /// The names of all clusters that were asked for, made or not.
 static NAMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// The cluster with the shop on it; an error is kept too, so that it is told once for each suite and not tried again.
+static SHOP: OnceLock<Result<Cluster, String>> = OnceLock::new();
+
+/// A node joins in a few seconds; three of them on two busy cores in some more.
+const JOIN: Duration = Duration::from_secs(90);
 
 /// Where `bowsprit`, `rig` and `workload` were built to; `cargo xtask test` says it.
 pub fn binaries() -> PathBuf {
@@ -46,6 +53,50 @@ pub fn make(spec: Spec) -> Result<Cluster> {
         .map_err(|_| anyhow::anyhow!("a test panicked while it made a cluster"))?
         .push(spec.name.clone());
     Cluster::up(spec, &|_| ())
+}
+
+/// Makes the cluster and waits until all of its nodes are Ready.
+pub fn make_ready(spec: Spec) -> Result<Cluster> {
+    let cluster = make(spec)?;
+    await_nodes(&cluster)?;
+    Ok(cluster)
+}
+
+fn await_nodes(cluster: &Cluster) -> Result<()> {
+    let count = |words: &[&str]| cluster.ask(words).map(|names| names.lines().count()).unwrap_or(0);
+    let joined =
+        rig::journal::wait_for(JOIN, || count(&["get", "nodes", "-o", "name"]) >= cluster.spec.nodes);
+    cluster.explained(cluster.spec.nodes, "bowsprit", joined.context("not every node registers"))?;
+    let ready = cluster.ask(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"]);
+    cluster.explained(cluster.spec.nodes, "bowsprit", ready.map(drop))
+}
+
+/// The shared cluster of three nodes with the shop on it. Suites leave it as they found it.
+pub fn shop() -> Result<&'static Cluster> {
+    let made = SHOP.get_or_init(|| {
+        let build = || -> Result<Cluster> {
+            let cluster = make_ready(spec("shop", 3))?;
+            shop::deploy(&cluster, &checkout().join("deploy/examples"))?;
+            Ok(cluster)
+        };
+        build().map_err(|error| format!("{error:#}"))
+    });
+    made.as_ref().map_err(|error| anyhow::anyhow!("the shop's cluster: {error}"))
+}
+
+/// Applies a manifest given as text.
+pub fn apply(cluster: &Cluster, manifest: &str) -> Result<()> {
+    use std::io::Write;
+    let mut kubectl = cluster.kubectl(&["apply", "-f", "-"]);
+    let mut child = kubectl
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("stdin is piped")?.write_all(manifest.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// Takes all clusters of this run down and returns what is left of them on the machine.

@@ -4,7 +4,12 @@
 //! because what they leave behind is itself a test.
 
 mod fixture;
+mod no_request_lost;
+mod node_loss;
+mod people;
 mod rig_itself;
+mod shop;
+mod stores;
 
 use libtest_mimic::{Arguments, Trial};
 use std::process::ExitCode;
@@ -13,7 +18,15 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Two cores: tests that share a machine this small run one after the other.
     arguments.test_threads = Some(1);
-    let trials: Vec<Trial> = [rig_itself::trials()].into_iter().flatten().collect();
+    let suites = [
+        rig_itself::trials(),
+        people::trials(),
+        shop::trials(),
+        no_request_lost::trials(),
+        node_loss::trials(),
+        stores::trials(),
+    ];
+    let trials: Vec<Trial> = suites.into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     let left = fixture::take_everything_down();
     for complaint in &left {

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Bytes;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,7 +123,7 @@ pub fn run(binaries: &Path) -> Result<()> {
     runtime.block_on(measure(&binaries.join("bowsprit")))
 }
 
-async fn measure(binary: &PathBuf) -> Result<()> {
+async fn measure(binary: &Path) -> Result<()> {
     println!("API server, embedded store, {RUNS} runs, medians\n");
     let mut starts = Vec::new();
     for _ in 0..RUNS {
