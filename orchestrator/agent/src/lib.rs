@@ -1,1 +1,10 @@
 //! The node: pods over CRI, volumes, probes, logs, exec, node status; API objects -> netplan's snapshot.
+
+pub mod cgroups;
+pub mod cluster;
+pub mod env;
+pub mod objects;
+pub mod resources;
+pub mod runtime;
+pub mod slots;
+pub mod volumes;

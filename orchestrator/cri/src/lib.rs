@@ -34,4 +34,5 @@ pub mod health {
 }
 
 pub use prost;
+pub use prost_types::{Any, Timestamp};
 pub use tonic;
