@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::object::{Object, Value};
+use crate::schema::{Node, Schema};
 use crate::strategy::{Plain, Strategy};
 
 /// Text of a built-in kind (static) or of a custom resource (owned).
@@ -368,6 +369,11 @@ impl Kind {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
         group_version(&self.group, &self.version)
+    }
+
+    /// Where the schema's walk over an object of this kind starts; `None` for a kind without a schema.
+    pub fn node(&self) -> Option<Node<'_>> {
+        Schema::builtin().node(&self.group, &self.version, &self.kind)
     }
 
     /// Whether objects live in a namespace.

@@ -6,6 +6,8 @@
 //! in as an argument, so that every function is a function.
 #![forbid(unsafe_code)]
 
+pub mod decode;
+pub mod defaults;
 pub mod field;
 pub mod identity;
 pub mod kind;
@@ -16,6 +18,7 @@ pub mod object;
 pub mod printing;
 pub mod quantity;
 pub mod registry;
+pub mod schema;
 pub mod selectors;
 pub mod status;
 pub mod strategy;

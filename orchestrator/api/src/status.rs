@@ -239,6 +239,13 @@ impl ApiError {
         self
     }
 
+    /// Adds the token with which an expired list can be continued.
+    #[must_use]
+    pub fn with_continue(mut self, token: String) -> Self {
+        self.0.metadata.insert("continue".to_owned(), token.into());
+        self
+    }
+
     /// The status to answer with.
     pub fn status(&self) -> &Status {
         &self.0
