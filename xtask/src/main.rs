@@ -59,7 +59,7 @@ enum Job {
     Test(suites::Test),
     /// Measure this machine: release build, medians.
     Bench {
-        /// What: `api` or `pods`.
+        /// What: `api`, `pods` or `net`.
         what: String,
     },
     /// Formatting, lints of both targets, crate rules, licences.

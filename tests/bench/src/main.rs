@@ -3,6 +3,7 @@
 mod api;
 mod connection;
 mod figures;
+mod net;
 mod pods;
 
 use std::path::PathBuf;
@@ -16,8 +17,9 @@ fn main() -> ExitCode {
         std::env::var_os("BOWSPRIT_CLUSTERS").map(PathBuf::from).unwrap_or_else(|| "target/cluster".into());
     let result = match arguments.first().map(String::as_str) {
         Some("api") => api::run(&binaries),
+        Some("net") => net::run(&binaries, &clusters),
         Some("pods") => pods::run(&binaries, &clusters),
-        _ => Err(anyhow::anyhow!("usage: bench api|pods")),
+        _ => Err(anyhow::anyhow!("usage: bench api|pods|net")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@
 
 mod call;
 mod load;
+mod netperf;
 mod pause;
 mod serve;
 mod signals;
@@ -16,6 +17,8 @@ const USAGE: &str = "usage: workload serve [--port N] [--on-term drain|exit] [--
        workload call URL [--timeout-ms N]
        workload load URL --rate N --seconds N [--timeout-ms N] [--connections N]
        workload tcp HOST:PORT
+       workload net-serve [--port N]
+       workload net-call HOST:PORT --kind connect|rr|stream --ms N
        workload pause";
 
 fn main() -> ExitCode {
@@ -34,6 +37,8 @@ fn main() -> ExitCode {
         "call" => call::run(&Flags(rest)),
         "tcp" => call::connect_only(&Flags(rest)),
         "load" => load::run(&Flags(rest)),
+        "net-serve" => netperf::serve(&Flags(rest)),
+        "net-call" => netperf::call(&Flags(rest)),
         "pause" => pause::run(),
         _ => {
             eprintln!("{USAGE}");
