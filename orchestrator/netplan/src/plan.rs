@@ -1,0 +1,148 @@
+//! The contents of every map: the output of `compile`, and what `dataplane` makes the kernel hold.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use abi::{
+    Addr4, Addr6, Backend, CidrKey, Endpoint, NODE_ADDRESSES, Node, Peer, PodNetns, PolicyEntry, PolicyKey,
+    PortRange, Service, ServiceKey,
+};
+
+use crate::{family::Address, names::Names};
+
+/// Everything that the kernel is to hold at one revision.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The revision of the snapshot.
+    pub revision: u64,
+    /// Tables of IPv4.
+    pub v4: FamilyPlan<Addr4>,
+    /// Tables of IPv6.
+    pub v6: FamilyPlan<Addr6>,
+    /// NODES by index.
+    pub nodes: BTreeMap<u32, Node>,
+    /// POD_NETNS.
+    pub netns: HashMap<u64, PodNetns>,
+    /// POLICY.
+    pub policy: HashMap<PolicyKey, PolicyEntry>,
+    /// POLICY_RANGES: the slices that POLICY refers to.
+    pub ranges: Vec<Slice<PortRange>>,
+    /// What STATE says of the node.
+    pub local: Local,
+    /// What did not fit; it is denied or rejected, and must be reported.
+    pub shortfalls: Vec<Shortfall>,
+    /// Something is on its way out: compile again after the grace period.
+    pub unsettled: bool,
+    /// What the numbers mean, for people.
+    pub names: Arc<Names>,
+}
+
+/// The tables that exist once a family.
+#[derive(Debug)]
+pub struct FamilyPlan<A> {
+    /// PEERS.
+    pub peers: HashMap<A, Peer>,
+    /// PEER_CIDRS.
+    pub cidrs: HashMap<CidrKey<A>, Peer>,
+    /// ENDPOINTS.
+    pub endpoints: HashMap<A, Endpoint>,
+    /// BACKENDS: the slices that SERVICES refers to.
+    pub backends: Vec<Slice<Backend<A>>>,
+    /// SERVICES.
+    pub services: HashMap<ServiceKey<A>, Service>,
+}
+
+/// A run of array elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice<T> {
+    /// The first element.
+    pub base: u32,
+    /// All of them.
+    pub items: Arc<[T]>,
+}
+
+/// What STATE says of the node, but for the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Local {
+    /// The node's IPv4 addresses, unused ones zero.
+    pub node4: [Addr4; NODE_ADDRESSES],
+    /// The node's IPv6 addresses, unused ones zero.
+    pub node6: [Addr6; NODE_ADDRESSES],
+    /// The first address of its IPv4 pod CIDR.
+    pub overlay4: Addr4,
+    /// The first address of its IPv6 pod CIDR.
+    pub overlay6: Addr6,
+}
+
+/// A table that cannot hold what it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{table} holds {capacity} entries but {wanted} are needed: {consequence}; raise its size in the configuration"
+)]
+pub struct Shortfall {
+    /// The map.
+    pub table: &'static str,
+    /// How many entries are needed.
+    pub wanted: usize,
+    /// How many there is room for.
+    pub capacity: usize,
+    /// What happens to the rest.
+    pub consequence: &'static str,
+}
+
+// === impl FamilyPlan ===
+
+impl<A> Default for FamilyPlan<A> {
+    fn default() -> Self {
+        FamilyPlan {
+            peers: HashMap::new(),
+            cidrs: HashMap::new(),
+            endpoints: HashMap::new(),
+            backends: Vec::new(),
+            services: HashMap::new(),
+        }
+    }
+}
+
+impl Plan {
+    /// Keeps the first `capacity` entries in the order of `by`, so that the same ones are kept each time.
+    pub(crate) fn bound<K: Copy + std::hash::Hash + Eq, V, O: Ord>(
+        &mut self,
+        table: &'static str,
+        consequence: &'static str,
+        capacity: usize,
+        entries: &mut HashMap<K, V>,
+        by: impl Fn(&K) -> O,
+    ) {
+        let wanted = entries.len();
+        if wanted <= capacity {
+            return;
+        }
+        let mut keys: Vec<K> = entries.keys().copied().collect();
+        keys.sort_unstable_by_key(by);
+        for key in &keys[capacity..] {
+            entries.remove(key);
+        }
+        self.shortfalls.push(Shortfall { table, wanted, capacity, consequence });
+    }
+}
+
+/// Picks the tables of a family out of a plan.
+pub trait Family: Address {
+    /// The tables of this family.
+    fn of(plan: &Plan) -> &FamilyPlan<Self>;
+}
+
+impl Family for Addr4 {
+    fn of(plan: &Plan) -> &FamilyPlan<Self> {
+        &plan.v4
+    }
+}
+
+impl Family for Addr6 {
+    fn of(plan: &Plan) -> &FamilyPlan<Self> {
+        &plan.v6
+    }
+}
