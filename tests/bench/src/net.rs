@@ -31,6 +31,9 @@ pub fn run(binaries: &Path, clusters: &Path) -> Result<()> {
     undone
 }
 
+/// A path's name and the client's command on it.
+type Measured<'a> = (&'a str, Box<dyn Fn() -> Command + 'a>);
+
 /// A server process that ends with the bench.
 struct Beside(Child);
 
@@ -62,7 +65,7 @@ fn measure(binaries: &Path, clusters: &Path, plain: &Path) -> Result<()> {
         command.args(["net-call", &format!("{address}:{PORT}")]);
         command
     };
-    let paths: Vec<(&str, Box<dyn Fn() -> Command + '_>)> = vec![
+    let paths: Vec<Measured<'_>> = vec![
         (
             "plain veth pair",
             Box::new(|| {
