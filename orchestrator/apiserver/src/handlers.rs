@@ -1,0 +1,26 @@
+//! What answers a request, by verb and subresource. A handler reads parameters, calls `read` or `pipeline`, and shows
+//! the outcome; there is none that belongs to a kind, except where a subresource does.
+
+use api::ApiError;
+use http::Response;
+
+use crate::body::Body;
+use crate::request_info::Verb;
+use crate::router::Call;
+
+pub mod other;
+pub mod reading;
+
+/// Answers a request whose resource, verb and subresource exist.
+pub async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
+    let info = call.info;
+    match (info.verb, info.subresource.as_str()) {
+        (Verb::Get, "" | "status") => reading::get(call).await,
+        (Verb::List, "") => reading::list(call).await,
+        (Verb::Watch, "") => reading::watch(call).await,
+        _ => {
+            drop(body);
+            Err(ApiError::method_not_allowed(&*call.resource.kind, info.verb.as_str()))
+        }
+    }
+}

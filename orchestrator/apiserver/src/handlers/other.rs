@@ -1,0 +1,58 @@
+//! Everything that is not a resource, served by axum: health, metrics, version, discovery, OpenAPI.
+
+use std::sync::Arc;
+
+use api::ApiError;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::get;
+use http::request::Parts;
+use serde_json::json;
+use tower::ServiceExt;
+
+use crate::app::Api;
+use crate::body::Body;
+use crate::response;
+
+/// The Kubernetes version that clients are told.
+pub const GIT_VERSION: &str = "v1.36.0+bowsprit";
+
+/// The routes of one server.
+pub fn router(registry: telemetry::Registry, health: telemetry::health::Health) -> Router<Arc<Api>> {
+    Router::new()
+        .route("/version", get(version))
+        .merge(telemetry::http::router(registry, health))
+        .fallback(unknown)
+}
+
+/// Answers a request whose path names no resource.
+pub async fn handle(api: &Arc<Api>, parts: Parts, body: Body) -> http::Response<Body> {
+    if !is_public(parts.uri.path())
+        && let Err(error) = api.authenticator.authenticate(&parts)
+    {
+        return response::error(&error);
+    }
+    let request = Request::from_parts(parts, axum::body::Body::new(body));
+    let routes = api.routes.clone().with_state(api.clone());
+    match routes.oneshot(request).await {
+        Ok(response) => response.map(Body::stream),
+    }
+}
+
+/// Paths that load balancers and start-up scripts ask without any credentials.
+fn is_public(path: &str) -> bool {
+    ["/healthz", "/livez", "/readyz", "/version"].iter().any(|public| path == *public)
+}
+
+async fn unknown() -> Response {
+    response::error(&ApiError::unknown_path()).map(axum::body::Body::new)
+}
+
+async fn version(State(_): State<Arc<Api>>) -> axum::Json<serde_json::Value> {
+    axum::Json(json!({
+        "major": "1", "minor": "36", "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+        "platform": format!("linux/{}", std::env::consts::ARCH),
+    }))
+}
