@@ -8,6 +8,7 @@ pub mod lease;
 pub mod meta;
 pub mod namespace;
 pub mod node;
+pub mod pod;
 pub mod service_account;
 pub mod view;
 
@@ -16,9 +17,11 @@ use crate::kind::Kind;
 /// Every built-in kind. Core stands first; within a group the first version is the preferred one.
 pub fn builtin() -> Vec<Kind> {
     vec![
+        pod::binding_kind(),
         config::config_map_kind(),
         namespace::kind(),
         node::kind(),
+        pod::kind(),
         config::secret_kind(),
         service_account::kind(),
         lease::kind(),
