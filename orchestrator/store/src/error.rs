@@ -97,3 +97,26 @@ pub enum StoreError {
     #[error("the store is closed: the server is shutting down")]
     Closed,
 }
+
+// === impl StoreError ===
+
+impl StoreError {
+    /// A short name for metrics.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Compacted { .. } => "compacted",
+            Self::FutureRevision { .. } => "future_revision",
+            Self::Unavailable { .. } => "unavailable",
+            Self::OutcomeUnknown { .. } => "outcome_unknown",
+            Self::TooLarge { .. } => "too_large",
+            Self::Full { .. } => "full",
+            Self::Invalid { .. } => "invalid",
+            Self::LeaseNotFound { .. } => "lease_not_found",
+            Self::Locked { .. } => "locked",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Open { .. } => "open",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Closed => "closed",
+        }
+    }
+}

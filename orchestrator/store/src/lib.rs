@@ -8,14 +8,19 @@
 
 mod class;
 mod config;
+mod embedded;
 mod engine;
 mod error;
+mod metrics;
+mod open;
 mod types;
+mod validate;
 
 pub use class::{Classes, StorageClass};
 pub use config::{EVENT_TTL, EngineConfig, EtcdTls, StoreConfig};
 pub use engine::{Store, WatchStream};
 pub use error::StoreError;
+pub use open::open;
 pub use types::{
     Compare, Event, KeyRange, KeyValue, LeaseId, Op, RangeMode, RangeOptions, RangeResult, Revision, Txn,
     TxnResult, WatchItem,
