@@ -4,6 +4,7 @@ pub mod cgroups;
 pub mod cluster;
 pub mod env;
 pub mod objects;
+pub mod pods;
 pub mod resources;
 pub mod runtime;
 pub mod slots;
