@@ -2,6 +2,7 @@
 //!
 //! Shared by all: [`view`] (reading with a path), `checks` (the small checks), [`meta`] (metadata).
 
+pub mod apps;
 mod checks;
 pub mod config;
 pub mod lease;
@@ -9,6 +10,7 @@ pub mod meta;
 pub mod namespace;
 pub mod node;
 pub mod pod;
+pub mod service;
 pub mod service_account;
 pub mod view;
 
@@ -24,6 +26,9 @@ pub fn builtin() -> Vec<Kind> {
         pod::kind(),
         config::secret_kind(),
         service_account::kind(),
+        service::kind(),
+        apps::deployment_kind(),
+        apps::replica_set_kind(),
         lease::kind(),
     ]
 }
