@@ -3,11 +3,15 @@
 //! Shared by all: [`view`] (reading with a path), `checks` (the small checks), [`meta`] (metadata).
 
 pub mod apps;
+pub mod certificates;
 mod checks;
 pub mod config;
+pub mod endpoint_slice;
+pub mod event;
 pub mod lease;
 pub mod meta;
 pub mod namespace;
+pub mod network_policy;
 pub mod node;
 pub mod pod;
 pub mod service;
@@ -21,6 +25,7 @@ pub fn builtin() -> Vec<Kind> {
     vec![
         pod::binding_kind(),
         config::config_map_kind(),
+        event::core_kind(),
         namespace::kind(),
         node::kind(),
         pod::kind(),
@@ -29,6 +34,52 @@ pub fn builtin() -> Vec<Kind> {
         service::kind(),
         apps::deployment_kind(),
         apps::replica_set_kind(),
+        certificates::kind(),
         lease::kind(),
+        endpoint_slice::kind(),
+        event::events_kind(),
+        network_policy::kind(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::Object;
+    use crate::time::Time;
+
+    #[test]
+    fn every_row_has_a_cell_for_each_column() {
+        for kind in builtin().into_iter().filter(Kind::is_stored) {
+            let object = Object::new(&kind.api_version(), &kind.kind);
+            let cells = kind.strategy.table_row(&object, Time::UNIX_EPOCH);
+            assert_eq!(cells.len(), kind.columns.len(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn strategies_bear_with_an_object_that_holds_nothing() {
+        for kind in builtin() {
+            let mut object = Object::new(&kind.api_version(), &kind.kind);
+            let old = object.clone();
+            let strategy = &kind.strategy;
+            strategy.default(&mut object);
+            strategy.prepare_create(&mut object);
+            strategy.prepare_update(&mut object, &old);
+            strategy.prepare_status_update(&mut object, &old);
+            drop((strategy.validate(&object), strategy.validate_update(&object, &old)));
+            drop(strategy.validate_status_update(&object, &old));
+        }
+    }
+
+    #[test]
+    fn defaults_are_stable() {
+        for kind in builtin() {
+            let mut once = Object::new(&kind.api_version(), &kind.kind);
+            kind.strategy.default(&mut once);
+            let mut twice = once.clone();
+            kind.strategy.default(&mut twice);
+            assert_eq!(once, twice, "{kind:?}");
+        }
+    }
 }

@@ -44,7 +44,8 @@ const GO_ZERO_TIME_SECONDS: i64 = -62_135_596_800;
 
 /// A plain label map as `a=b,c=d`, sorted; `<none>` when empty.
 pub(crate) fn label_map(labels: &View<'_, '_>) -> String {
-    let mut pairs: Vec<String> = labels.entries().map(|(key, value)| format!("{key}={}", value.text())).collect();
+    let mut pairs: Vec<String> =
+        labels.entries().map(|(key, value)| format!("{key}={}", value.text())).collect();
     pairs.sort();
     text_or(&pairs.join(","), NONE).into()
 }

@@ -100,8 +100,14 @@ impl Strategy for Deployments {
         let mut errors = ErrorList::new();
         let (after, before) = (View::root(new.value()), View::root(old.value()));
         let (status, old_status) = (after.get("status"), before.get("status"));
-        let fields =
-            ["observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"];
+        let fields = [
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+        ];
         counts(&mut errors, &status, &fields);
         let collisions = status.get("collisionCount");
         not_negative(&mut errors, &collisions);
@@ -206,7 +212,11 @@ fn template_runs_forever(errors: &mut ErrorList, pod: &View<'_, '_>) {
 }
 
 fn immutable_selector(errors: &mut ErrorList, new: &Object, old: &Object) {
-    errors.immutable_unless_equal(&Path::new("spec.selector"), new.get("spec.selector"), old.get("spec.selector"));
+    errors.immutable_unless_equal(
+        &Path::new("spec.selector"),
+        new.get("spec.selector"),
+        old.get("spec.selector"),
+    );
 }
 
 fn counts(errors: &mut ErrorList, status: &View<'_, '_>, fields: &[&str]) {
@@ -294,7 +304,9 @@ mod tests {
         let deployment = deployment(json!({}));
         assert_eq!(
             deployment.get("spec.strategy"),
-            Some(&json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}}))
+            Some(
+                &json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}})
+            )
         );
         assert_eq!(deployment.i64_at("spec.replicas"), Some(1));
         assert_eq!(deployment.i64_at("spec.revisionHistoryLimit"), Some(10));
@@ -310,7 +322,9 @@ mod tests {
         check(json!({}), &[], "the usual");
         check(
             json!({"selector": {"matchLabels": {"app": "other"}}}),
-            &["spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`"],
+            &[
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
+            ],
             "it would not find its own pods",
         );
         check(
@@ -329,7 +343,9 @@ mod tests {
         );
         check(
             json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "0%"}}}),
-            &["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"],
+            &[
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
+            ],
             "no step to take",
         );
         check(
@@ -342,7 +358,9 @@ mod tests {
         );
         check(
             json!({"strategy": {"type": "Recreate", "rollingUpdate": {}}}),
-            &["spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"],
+            &[
+                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+            ],
             "all at once has no steps",
         );
         check(
@@ -355,7 +373,9 @@ mod tests {
     #[test]
     fn the_selector_stays() {
         let old = deployment(json!({}));
-        let new = deployment(json!({"selector": {"matchLabels": {"app": "api"}}, "template": {"metadata": {"labels": {"app": "api"}}, "spec": {"containers": [{"name": "web", "image": "e"}]}}}));
+        let new = deployment(
+            json!({"selector": {"matchLabels": {"app": "api"}}, "template": {"metadata": {"labels": {"app": "api"}}, "spec": {"containers": [{"name": "web", "image": "e"}]}}}),
+        );
         assert_eq!(
             Deployments.validate_update(&new, &old).to_string(),
             "spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"api\"}}: field is immutable"
@@ -365,7 +385,9 @@ mod tests {
     #[test]
     fn statuses_add_up() {
         let old = object(json!({"status": {"collisionCount": 2}}));
-        let new = object(json!({"status": {"replicas": 2, "updatedReplicas": 3, "readyReplicas": 1, "availableReplicas": 2, "collisionCount": 1}}));
+        let new = object(
+            json!({"status": {"replicas": 2, "updatedReplicas": 3, "readyReplicas": 1, "availableReplicas": 2, "collisionCount": 1}}),
+        );
         let printed: Vec<String> =
             Deployments.validate_status_update(&new, &old).iter().map(ToString::to_string).collect();
         assert_eq!(

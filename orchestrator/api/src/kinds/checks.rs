@@ -93,13 +93,6 @@ pub(crate) fn port_or_name(errors: &mut ErrorList, view: &View<'_, '_>) {
     }
 }
 
-/// A string that must not be larger than so many bytes.
-pub(crate) fn at_most(errors: &mut ErrorList, view: &View<'_, '_>, max_bytes: usize) {
-    if view.text().len() > max_bytes {
-        errors.too_long(view.path(), max_bytes);
-    }
-}
-
 /// A map of labels: keys and values, all reported at the map.
 pub(crate) fn labels(errors: &mut ErrorList, map: &View<'_, '_>) {
     for (key, value) in map.entries() {
@@ -142,7 +135,12 @@ pub(crate) mod tests {
     use super::*;
 
     /// Runs a check over a tree and compares what it reports.
-    pub(crate) fn expect(value: &Value, check: impl FnOnce(&mut ErrorList, &View<'_, '_>), expected: &[&str], why: &str) {
+    pub(crate) fn expect(
+        value: &Value,
+        check: impl FnOnce(&mut ErrorList, &View<'_, '_>),
+        expected: &[&str],
+        why: &str,
+    ) {
         let mut errors = ErrorList::new();
         check(&mut errors, &View::root(value));
         let printed: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -151,8 +149,18 @@ pub(crate) mod tests {
 
     #[test]
     fn paths_stay_below() {
-        expect(&json!("/etc"), descending_path, &[": Invalid value: \"/etc\": must be a relative path"], "absolute");
-        expect(&json!("a/../b"), descending_path, &[": Invalid value: \"a/../b\": must not contain '..'"], "upwards");
+        expect(
+            &json!("/etc"),
+            descending_path,
+            &[": Invalid value: \"/etc\": must be a relative path"],
+            "absolute",
+        );
+        expect(
+            &json!("a/../b"),
+            descending_path,
+            &[": Invalid value: \"a/../b\": must not contain '..'"],
+            "upwards",
+        );
         expect(&json!("a/..b"), descending_path, &[], "two dots within a name are no step");
     }
 }

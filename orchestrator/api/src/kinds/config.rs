@@ -81,8 +81,8 @@ impl Strategy for ConfigMaps {
         for (key, value) in data.entries().filter(|(key, _)| binary.get(key).exists()) {
             errors.invalid(value.path(), key, "duplicate of key present in binaryData");
         }
-        let size = keys_and_size(&mut errors, &data, str::len)
-            + keys_and_size(&mut errors, &binary, decoded_len);
+        let size =
+            keys_and_size(&mut errors, &data, str::len) + keys_and_size(&mut errors, &binary, decoded_len);
         if size > DATA_BYTES_MAX {
             errors.too_long(&Path::new(""), DATA_BYTES_MAX);
         }
@@ -211,7 +211,9 @@ mod tests {
         check(
             &ConfigMaps,
             json!({"data": {"a/b": "1"}}),
-            &["data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"],
+            &[
+                "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+            ],
             "a key that is no file name",
         );
         check(

@@ -1,23 +1,62 @@
 //! Validation of `metadata`, the same for every kind but for what a name may look like.
 
-use super::checks::{self, named, not_negative};
+use super::checks::{self, not_negative};
 use super::view::View;
 use crate::field::ErrorList;
+use crate::kind::Kind;
 use crate::names::{self, Problems};
-use crate::object::Value;
+use crate::object::{Object, Value};
+
+type NameCheck<'c> = dyn Fn(&str) -> Problems + 'c;
 
 /// Keys and values of all annotations together.
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 /// Finalizers that need no domain, for Kubernetes itself acts on them.
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
-/// Validates `metadata` of an object that is to be stored.
-pub(crate) fn validate(
-    errors: &mut ErrorList,
-    object: &View<'_, '_>,
-    namespaced: bool,
-    name_check: fn(&str) -> Problems,
-) {
+// === impl Kind ===
+
+impl Kind {
+    /// What is wrong with an object that is to be created: its metadata, then what its kind says.
+    pub fn validate_new(&self, object: &Object) -> ErrorList {
+        let mut errors = self.validate_meta(object);
+        errors.extend(self.strategy.validate(object));
+        errors
+    }
+
+    /// What is wrong with an update of the main resource.
+    pub fn validate_change(&self, new: &Object, old: &Object) -> ErrorList {
+        let mut errors = self.validate_meta_change(new, old);
+        errors.extend(self.strategy.validate_update(new, old));
+        errors
+    }
+
+    /// What is wrong with an update of `status`.
+    pub fn validate_status_change(&self, new: &Object, old: &Object) -> ErrorList {
+        let mut errors = self.validate_meta_change(new, old);
+        errors.extend(self.strategy.validate_status_update(new, old));
+        errors
+    }
+
+    /// What is wrong with an object's metadata, by the kind's scope and its rule for names.
+    pub fn validate_meta(&self, object: &Object) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let name_check = |name: &str| self.strategy.validate_name(name);
+        validate(&mut errors, &View::root(object.value()), self.is_namespaced(), &name_check);
+        errors
+    }
+
+    /// What is wrong with an object's new metadata, by itself and compared with the old.
+    pub fn validate_meta_change(&self, new: &Object, old: &Object) -> ErrorList {
+        let mut errors = self.validate_meta(new);
+        validate_update(&mut errors, &View::root(new.value()), &View::root(old.value()));
+        errors
+    }
+}
+
+// === the checks ===
+
+fn validate(errors: &mut ErrorList, object: &View<'_, '_>, namespaced: bool, name_check: &NameCheck<'_>) {
     let meta = object.get("metadata");
     name(errors, &meta, name_check);
     namespace(errors, &meta, namespaced);
@@ -31,7 +70,7 @@ pub(crate) fn validate(
 /// Validates what an update may do to `metadata`.
 ///
 /// The pipeline has already carried over what clients may leave out (uid, creation and deletion times).
-pub(crate) fn validate_update(errors: &mut ErrorList, new: &View<'_, '_>, old: &View<'_, '_>) {
+fn validate_update(errors: &mut ErrorList, new: &View<'_, '_>, old: &View<'_, '_>) {
     let (new, old) = (new.get("metadata"), old.get("metadata"));
     for field in
         ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
@@ -45,7 +84,7 @@ pub(crate) fn validate_update(errors: &mut ErrorList, new: &View<'_, '_>, old: &
     no_new_finalizers(errors, &new, &old);
 }
 
-fn name(errors: &mut ErrorList, meta: &View<'_, '_>, name_check: fn(&str) -> Problems) {
+fn name(errors: &mut ErrorList, meta: &View<'_, '_>, name_check: &NameCheck<'_>) {
     let (name, prefix) = (meta.get("name"), meta.get("generateName"));
     if !prefix.is_empty() {
         let masked = names::mask_trailing_dash(prefix.text());
@@ -54,7 +93,7 @@ fn name(errors: &mut ErrorList, meta: &View<'_, '_>, name_check: fn(&str) -> Pro
     if name.is_empty() {
         errors.required(name.path(), "name or generateName is required");
     } else {
-        named(errors, &name, name_check);
+        errors.invalid_each(name.path(), name.text(), name_check(name.text()));
     }
 }
 
@@ -162,12 +201,21 @@ mod tests {
 
     fn check(meta: Value, expected: &[&str], why: &str) {
         let object = json!({"metadata": meta});
-        expect(&object, |errors, view| validate(errors, view, true, names::dns1123_subdomain), expected, why);
+        expect(
+            &object,
+            |errors, view| validate(errors, view, true, &names::dns1123_subdomain),
+            expected,
+            why,
+        );
     }
 
     #[test]
     fn metadata() {
-        check(json!({"name": "a.b", "namespace": "default", "labels": {"app": "web"}}), &[], "a plain object");
+        check(
+            json!({"name": "a.b", "namespace": "default", "labels": {"app": "web"}}),
+            &[],
+            "a plain object",
+        );
         check(
             json!({"namespace": "default"}),
             &["metadata.name: Required value: name or generateName is required"],
@@ -176,7 +224,9 @@ mod tests {
         check(json!({"name": "a"}), &["metadata.namespace: Required value"], "no namespace");
         check(
             json!({"name": "a", "namespace": "d", "labels": {"a": "-"}}),
-            &["metadata.labels: Invalid value: \"-\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"],
+            &[
+                "metadata.labels: Invalid value: \"-\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+            ],
             "a bad label value",
         );
         check(
@@ -186,7 +236,9 @@ mod tests {
         );
         check(
             json!({"name": "a", "namespace": "d", "finalizers": ["kubernetes", "mine"]}),
-            &["metadata.finalizers: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified"],
+            &[
+                "metadata.finalizers: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified",
+            ],
             "a finalizer needs a domain",
         );
         check(
@@ -196,7 +248,9 @@ mod tests {
         );
         check(
             json!({"name": "a-", "generateName": "a-", "namespace": "d"}),
-            &["metadata.name: Invalid value: \"a-\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"],
+            &[
+                "metadata.name: Invalid value: \"a-\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+            ],
             "a prefix may end in a dash, a name may not",
         );
     }
@@ -206,10 +260,26 @@ mod tests {
         let owner = |name: &str| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "u", "controller": true});
         let object = json!({"metadata": {"name": "a", "ownerReferences": [owner("x"), owner("y")]}});
         let mut errors = ErrorList::new();
-        validate(&mut errors, &View::root(&object), false, names::dns1123_subdomain);
+        validate(&mut errors, &View::root(&object), false, &names::dns1123_subdomain);
         assert!(errors.to_string().ends_with(
             "Only one reference can have Controller set to true. Found \"true\" in references for x and y"
         ));
+    }
+
+    #[test]
+    fn a_kind_checks_metadata_by_its_scope_and_names() {
+        let nodes = Kind::new("", "v1", "Node", "nodes").cluster_scoped();
+        let object =
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "namespace": "default"}});
+        let object = Object::from_value(object).unwrap();
+        assert_eq!(
+            nodes.validate_new(&object).to_string(),
+            "metadata.namespace: Forbidden: not allowed on this type"
+        );
+        let mut renamed = object.clone();
+        renamed.meta_mut().set_name("b").set_namespace("");
+        let printed = nodes.validate_change(&renamed, &object).to_string();
+        assert!(printed.starts_with("[metadata.name: Invalid value: \"b\": field is immutable"), "{printed}");
     }
 
     #[test]

@@ -139,13 +139,19 @@ mod tests {
 
     #[test]
     fn finalizers_change_through_finalize_alone() {
-        let old = object(json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}));
+        let old = object(
+            json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}),
+        );
         let mut update = object(json!({"metadata": {"name": "a"}, "spec": {}}));
         Namespaces.prepare_update(&mut update, &old);
         assert_eq!(update.list_at("spec.finalizers"), ["kubernetes"]);
-        let mut finalize = object(json!({"metadata": {"name": "a"}, "spec": {}, "status": {"phase": "Gone"}}));
+        let mut finalize =
+            object(json!({"metadata": {"name": "a"}, "spec": {}, "status": {"phase": "Gone"}}));
         prepare_finalize(&mut finalize, &old);
-        assert_eq!(finalize.value(), &json!({"metadata": {"name": "a"}, "spec": {}, "status": {"phase": "Active"}}));
+        assert_eq!(
+            finalize.value(),
+            &json!({"metadata": {"name": "a"}, "spec": {}, "status": {"phase": "Active"}})
+        );
     }
 
     #[test]
@@ -155,7 +161,9 @@ mod tests {
             Namespaces.validate_status_update(&living, &living).to_string(),
             "status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty"
         );
-        let dying = object(json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Terminating"}}));
+        let dying = object(
+            json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Terminating"}}),
+        );
         assert!(Namespaces.validate_status_update(&dying, &dying).is_empty());
     }
 }

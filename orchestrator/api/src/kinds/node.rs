@@ -127,10 +127,8 @@ fn resource_quantity(errors: &mut ErrorList, view: &View<'_, '_>) {
 fn set_once(errors: &mut ErrorList, spec: &View<'_, '_>, before: &View<'_, '_>, field: &str, named: &str) {
     let (new, old) = (spec.get(field), before.get(field));
     if !old.is_empty() && new.raw() != old.raw() {
-        errors.forbidden(
-            new.path(),
-            format!("node updates may not change {named} except from \"\" to valid"),
-        );
+        errors
+            .forbidden(new.path(), format!("node updates may not change {named} except from \"\" to valid"));
     }
 }
 
@@ -159,7 +157,9 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let mut node = object(json!({"spec": {"podCIDR": "10.244.1.0/24"}, "status": {"capacity": {"cpu": 2, "memory": "2048Mi"}}}));
+        let mut node = object(
+            json!({"spec": {"podCIDR": "10.244.1.0/24"}, "status": {"capacity": {"cpu": 2, "memory": "2048Mi"}}}),
+        );
         Nodes.default(&mut node);
         assert_eq!(
             node.value(),

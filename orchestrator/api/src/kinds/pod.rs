@@ -147,7 +147,8 @@ mod tests {
     use super::*;
 
     fn pod(spec: Value) -> Object {
-        let mut pod = Object::from_value(json!({"metadata": {"name": "a", "namespace": "d"}, "spec": spec})).unwrap();
+        let mut pod =
+            Object::from_value(json!({"metadata": {"name": "a", "namespace": "d"}, "spec": spec})).unwrap();
         Pods.default(&mut pod);
         Pods.prepare_create(&mut pod);
         pod
@@ -160,7 +161,11 @@ mod tests {
 
     #[test]
     fn pods() {
-        check(json!({"containers": [{"name": "a", "image": "echo:1", "ports": [{"name": "http", "containerPort": 80}]}]}), &[], "the usual");
+        check(
+            json!({"containers": [{"name": "a", "image": "echo:1", "ports": [{"name": "http", "containerPort": 80}]}]}),
+            &[],
+            "the usual",
+        );
         check(json!({}), &["spec.containers: Required value"], "nothing to run");
         check(
             json!({"containers": [{"name": "A", "image": ""}]}),
@@ -209,7 +214,9 @@ mod tests {
         );
         check(
             json!({"containers": [{"name": "a", "image": "e"}], "initContainers": [{"name": "i", "image": "e", "livenessProbe": {"exec": {"command": ["x"]}}}]}),
-            &["spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"],
+            &[
+                "spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
+            ],
             "an init container is not probed",
         );
         check(

@@ -4,6 +4,8 @@
 pub mod claims;
 mod validation;
 
+pub(super) use validation::special_ip;
+
 use super::view::View;
 use crate::field::ErrorList;
 use crate::kind::{Kind, SelectableField};
@@ -153,7 +155,8 @@ fn default_families(object: &mut Object) {
 fn same_address_twice(new: &mut Object, old: Option<&Object>) {
     let one = new.text("spec.clusterIP").to_owned();
     let all = new.list_at("spec.clusterIPs").to_vec();
-    let (old_one, old_all) = old.map_or(("", &[][..]), |old| (old.text("spec.clusterIP"), old.list_at("spec.clusterIPs")));
+    let (old_one, old_all) =
+        old.map_or(("", &[][..]), |old| (old.text("spec.clusterIP"), old.list_at("spec.clusterIPs")));
     if old.is_none() {
         if !one.is_empty() && all.is_empty() {
             new.set("spec.clusterIPs", vec![one]);
@@ -190,9 +193,13 @@ fn needs_health_check_port(object: &Object) -> bool {
 /// A client that changes the type keeps what it read; what the new type cannot have goes, unless it was changed as well.
 fn drop_fields_of_old_type(new: &mut Object, old: &Object) {
     if needs_cluster_ip(old) && !needs_cluster_ip(new) {
-        for field in
-            ["spec.clusterIP", "spec.clusterIPs", "spec.ipFamilies", "spec.ipFamilyPolicy", "spec.internalTrafficPolicy"]
-        {
+        for field in [
+            "spec.clusterIP",
+            "spec.clusterIPs",
+            "spec.ipFamilies",
+            "spec.ipFamilyPolicy",
+            "spec.internalTrafficPolicy",
+        ] {
             drop_if_kept(new, old, field);
         }
     }
@@ -238,7 +245,9 @@ fn carry_over_allocations(new: &mut Object, old: &Object) {
         if new.text("spec.clusterIP").is_empty() {
             carry_over(new, old, "spec.clusterIP");
         }
-        if new.list_at("spec.clusterIPs").is_empty() && new.text("spec.clusterIP") == old.text("spec.clusterIP") {
+        if new.list_at("spec.clusterIPs").is_empty()
+            && new.text("spec.clusterIP") == old.text("spec.clusterIP")
+        {
             carry_over(new, old, "spec.clusterIPs");
         }
         for field in ["spec.ipFamilies", "spec.ipFamilyPolicy"] {
@@ -270,7 +279,8 @@ fn carry_over_node_ports(new: &mut Object, old: &Object) {
             continue;
         }
         let same_name = |other: &&Value| other.text("name") == port.text("name");
-        let number = old.list_at("spec.ports").iter().rev().find(same_name).and_then(|port| port.i64_at("nodePort"));
+        let number =
+            old.list_at("spec.ports").iter().rev().find(same_name).and_then(|port| port.i64_at("nodePort"));
         if let Some(number) = number.filter(|number| *number != 0 && !used.contains(number)) {
             port.set("nodePort", number);
         }
@@ -307,7 +317,9 @@ mod tests {
                 "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]
             }))
         );
-        let sticky = service(json!({"sessionAffinity": "ClientIP", "type": "NodePort", "ports": [{"port": 80, "targetPort": "http"}]}));
+        let sticky = service(
+            json!({"sessionAffinity": "ClientIP", "type": "NodePort", "ports": [{"port": 80, "targetPort": "http"}]}),
+        );
         assert_eq!(sticky.i64_at("spec.sessionAffinityConfig.clientIP.timeoutSeconds"), Some(10800));
         assert_eq!(sticky.text("spec.externalTrafficPolicy"), "Cluster");
         assert_eq!(sticky.list_at("spec.ports")[0]["targetPort"], "http");
@@ -323,7 +335,10 @@ mod tests {
         assert_eq!(headless.list_at("spec.clusterIPs"), ["None"]);
         assert_eq!(headless.list_at("spec.ipFamilies"), ["IPv4"]);
         let old = json!({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]});
-        let moved = updated(json!({"clusterIP": "10.96.0.6", "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]}), old.clone());
+        let moved = updated(
+            json!({"clusterIP": "10.96.0.6", "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]}),
+            old.clone(),
+        );
         assert_eq!(moved["clusterIPs"], json!(["10.96.0.6"]));
         let left_out = updated(json!({"ports": [{"port": 80}]}), old);
         assert_eq!(left_out["clusterIP"], "10.96.0.5");
@@ -333,10 +348,16 @@ mod tests {
     #[test]
     fn node_ports_are_kept_by_name() {
         let old = json!({"type": "NodePort", "ports": [{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30081}]});
-        let kept = updated(json!({"type": "NodePort", "ports": [{"name": "b", "port": 8081}, {"name": "c", "port": 82}]}), old.clone());
+        let kept = updated(
+            json!({"type": "NodePort", "ports": [{"name": "b", "port": 8081}, {"name": "c", "port": 82}]}),
+            old.clone(),
+        );
         assert_eq!(kept["ports"][0]["nodePort"], 30081);
         assert_eq!(kept["ports"][1].get("nodePort"), None);
-        let given_away = updated(json!({"type": "NodePort", "ports": [{"name": "a", "port": 80}, {"name": "c", "port": 82, "nodePort": 30080}]}), old);
+        let given_away = updated(
+            json!({"type": "NodePort", "ports": [{"name": "a", "port": 80}, {"name": "c", "port": 82, "nodePort": 30080}]}),
+            old,
+        );
         assert_eq!(given_away["ports"][0].get("nodePort"), None, "the number has another port now");
     }
 

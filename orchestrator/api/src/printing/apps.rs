@@ -109,7 +109,10 @@ mod tests {
     fn a_deployment_shows_ready_of_desired() {
         let now = time::parse("2026-01-01T03:00:00Z").unwrap();
         let cells = deployment_row(&View::root(&object()), now);
-        assert_eq!(Value::from(cells), json!(["web", "2/3", 1, 2, "3h", "web,log", "echo:1,log:2", "app=web"]));
+        assert_eq!(
+            Value::from(cells),
+            json!(["web", "2/3", 1, 2, "3h", "web,log", "echo:1,log:2", "app=web"])
+        );
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub(crate) fn signing_request_row(object: &View<'_, '_>, now: Time) -> Vec<Value
         age(object, now),
         text_or(spec.get("signerName").text(), NONE).into(),
         spec.get("username").text().into(),
-        duration.map_or_else(|| NONE.to_owned(), |seconds| human_duration(seconds)).into(),
+        duration.map_or_else(|| NONE.to_owned(), human_duration).into(),
         request_condition(&object.get("status")).into(),
     ]
 }
@@ -188,14 +188,35 @@ mod tests {
         });
         assert_eq!(
             Value::from(node_row(&View::root(&node), now())),
-            json!(["node-1", "Ready,SchedulingDisabled", "control-plane,worker", "2d", "v1.36.0+bowsprit", "172.20.0.2",
-                "<none>", "Debian GNU/Linux 12 (bookworm)", "6.12.0", "containerd://1.6.20"])
+            json!([
+                "node-1",
+                "Ready,SchedulingDisabled",
+                "control-plane,worker",
+                "2d",
+                "v1.36.0+bowsprit",
+                "172.20.0.2",
+                "<none>",
+                "Debian GNU/Linux 12 (bookworm)",
+                "6.12.0",
+                "containerd://1.6.20"
+            ])
         );
         let silent = json!({"metadata": {"name": "n", "labels": {"kubernetes.io/role": "edge"}},
             "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}});
         assert_eq!(
             Value::from(node_row(&View::root(&silent), now())),
-            json!(["n", "NotReady", "edge", "<unknown>", "", "<none>", "<none>", "<unknown>", "<unknown>", "<unknown>"])
+            json!([
+                "n",
+                "NotReady",
+                "edge",
+                "<unknown>",
+                "",
+                "<none>",
+                "<none>",
+                "<unknown>",
+                "<unknown>",
+                "<unknown>"
+            ])
         );
         let new = json!({"metadata": {"name": "n"}});
         assert_eq!(node_row(&View::root(&new), now())[1], "Unknown");

@@ -105,7 +105,18 @@ mod tests {
                 "source": {"component": "kubelet", "host": "node-1"},
                 "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:59:00Z"
             }),
-            json!(["60s", "Warning", "BackOff", "pod/web", "spec.containers{web}", "kubelet, node-1", "back-off", "60m", 4, "web.1"]),
+            json!([
+                "60s",
+                "Warning",
+                "BackOff",
+                "pod/web",
+                "spec.containers{web}",
+                "kubelet, node-1",
+                "back-off",
+                "60m",
+                4,
+                "web.1"
+            ]),
             "a counted event",
         );
         check(

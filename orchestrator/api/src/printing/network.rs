@@ -69,7 +69,8 @@ fn balancer_addresses(service: &View<'_, '_>) -> Vec<String> {
     let status = service.get("status");
     let balancer = status.get("loadBalancer");
     let ingress = balancer.get("ingress");
-    let address = |item: &View<'_, '_>| text_or(item.get("ip").text(), item.get("hostname").text()).to_owned();
+    let address =
+        |item: &View<'_, '_>| text_or(item.get("ip").text(), item.get("hostname").text()).to_owned();
     let mut addresses: Vec<String> = ingress.items().map(|item| address(&item)).collect();
     addresses.retain(|address| !address.is_empty());
     addresses.sort();
@@ -199,6 +200,9 @@ mod tests {
     #[test]
     fn network_policies() {
         let policy = json!({"metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"podSelector": {}}});
-        assert_eq!(Value::from(network_policy_row(&View::root(&policy), now())), json!(["p", "<none>", "5m"]));
+        assert_eq!(
+            Value::from(network_policy_row(&View::root(&policy), now())),
+            json!(["p", "<none>", "5m"])
+        );
     }
 }

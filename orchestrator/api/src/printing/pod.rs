@@ -191,7 +191,10 @@ fn readiness_gates(spec: &View<'_, '_>, status: &View<'_, '_>) -> String {
 
 fn condition_is(status: &View<'_, '_>, kind: &str, value: &str) -> bool {
     let conditions = status.get("conditions");
-    conditions.items().find(|condition| condition.get("type").is(kind)).is_some_and(|c| c.get("status").is(value))
+    conditions
+        .items()
+        .find(|condition| condition.get("type").is(kind))
+        .is_some_and(|c| c.get("status").is(value))
 }
 
 fn is_sidecar(container: &View<'_, '_>) -> bool {
@@ -229,79 +232,148 @@ mod tests {
         let sidecar = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i", "restartPolicy": "Always"}]});
         let up = json!({"name": "a", "ready": true, "state": {"running": {}}});
         let done = json!({"name": "b", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}});
-        check(json!({"phase": "Pending"}), one.clone(), false, ["0/1", "Pending", "0"], "nothing started yet");
+        check(
+            json!({"phase": "Pending"}),
+            one.clone(),
+            false,
+            ["0/1", "Pending", "0"],
+            "nothing started yet",
+        );
         check(
             json!({"phase": "Pending", "containerStatuses": [{"name": "a", "state": {"waiting": {"reason": "ContainerCreating"}}}]}),
-            one.clone(), false, ["0/1", "ContainerCreating", "0"], "the container says what it waits for",
+            one.clone(),
+            false,
+            ["0/1", "ContainerCreating", "0"],
+            "the container says what it waits for",
         );
         check(
             json!({"phase": "Running", "containerStatuses": [up.clone()]}),
-            one.clone(), false, ["1/1", "Running", "0"], "a running pod",
+            one.clone(),
+            false,
+            ["1/1", "Running", "0"],
+            "a running pod",
         );
         check(
             json!({"phase": "Running", "containerStatuses": [{"name": "a", "restartCount": 3,
                 "lastState": {"terminated": {"finishedAt": "2026-01-01T00:08:00Z"}},
                 "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}),
-            one.clone(), false, ["0/1", "CrashLoopBackOff", "3 (2m ago)"], "restarts and when the last one ended",
+            one.clone(),
+            false,
+            ["0/1", "CrashLoopBackOff", "3 (2m ago)"],
+            "restarts and when the last one ended",
         );
         check(
             json!({"phase": "Failed", "containerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 3}}}]}),
-            one.clone(), false, ["0/1", "ExitCode:3", "0"], "without a reason the exit code",
+            one.clone(),
+            false,
+            ["0/1", "ExitCode:3", "0"],
+            "without a reason the exit code",
         );
         check(
             json!({"phase": "Failed", "containerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 137, "signal": 9}}}]}),
-            one.clone(), false, ["0/1", "Signal:9", "0"], "a signal goes before the exit code",
+            one.clone(),
+            false,
+            ["0/1", "Signal:9", "0"],
+            "a signal goes before the exit code",
         );
         check(
             json!({"phase": "Succeeded", "containerStatuses": [done.clone()]}),
-            one.clone(), false, ["0/1", "Completed", "0"], "a finished job",
+            one.clone(),
+            false,
+            ["0/1", "Completed", "0"],
+            "a finished job",
         );
         check(
             json!({"phase": "Running", "containerStatuses": [up.clone(), done.clone()],
                 "conditions": [{"type": "Ready", "status": "False"}]}),
-            two.clone(), false, ["1/2", "NotReady", "0"], "one completed beside one running, not ready",
+            two.clone(),
+            false,
+            ["1/2", "NotReady", "0"],
+            "one completed beside one running, not ready",
         );
         check(
             json!({"phase": "Running", "containerStatuses": [up.clone(), done],
                 "conditions": [{"type": "Ready", "status": "True"}]}),
-            two, false, ["1/2", "Running", "0"], "one completed beside one running, ready",
+            two,
+            false,
+            ["1/2", "Running", "0"],
+            "one completed beside one running, ready",
         );
         check(
             json!({"phase": "Pending", "initContainerStatuses": [
                 {"name": "i", "state": {"terminated": {"exitCode": 0}}}, {"name": "j", "state": {"running": {}}}]}),
-            init.clone(), false, ["0/1", "Init:1/2", "0"], "the second init container runs",
+            init.clone(),
+            false,
+            ["0/1", "Init:1/2", "0"],
+            "the second init container runs",
         );
         check(
             json!({"phase": "Pending", "initContainerStatuses": [
                 {"name": "i", "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}),
-            init.clone(), false, ["0/1", "Init:CrashLoopBackOff", "2"], "an init container that fails",
+            init.clone(),
+            false,
+            ["0/1", "Init:CrashLoopBackOff", "2"],
+            "an init container that fails",
         );
         check(
             json!({"phase": "Pending", "initContainerStatuses": [
                 {"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]}),
-            init.clone(), false, ["0/1", "Init:Error", "0"], "an init container that failed",
+            init.clone(),
+            false,
+            ["0/1", "Init:Error", "0"],
+            "an init container that failed",
         );
         check(
             json!({"phase": "Running", "containerStatuses": [up.clone()], "initContainerStatuses": [
                 {"name": "i", "restartCount": 4, "state": {"terminated": {"exitCode": 0}}},
                 {"name": "j", "state": {"terminated": {"exitCode": 0}}}]}),
-            init, false, ["1/1", "Running", "0"], "restarts of finished init containers are history",
+            init,
+            false,
+            ["1/1", "Running", "0"],
+            "restarts of finished init containers are history",
         );
         check(
             json!({"phase": "Running", "containerStatuses": [up.clone()], "initContainerStatuses": [
                 {"name": "i", "restartCount": 1, "ready": true, "started": true, "state": {"running": {}}}]}),
-            sidecar, false, ["2/2", "Running", "1"], "a sidecar counts as a container",
+            sidecar,
+            false,
+            ["2/2", "Running", "1"],
+            "a sidecar counts as a container",
         );
-        check(json!({"phase": "Running", "containerStatuses": [up.clone()]}), one.clone(), true, ["1/1", "Terminating", "0"], "deleted");
-        check(json!({"phase": "Succeeded"}), one.clone(), true, ["0/1", "Succeeded", "0"], "a finished pod does not terminate");
+        check(
+            json!({"phase": "Running", "containerStatuses": [up.clone()]}),
+            one.clone(),
+            true,
+            ["1/1", "Terminating", "0"],
+            "deleted",
+        );
+        check(
+            json!({"phase": "Succeeded"}),
+            one.clone(),
+            true,
+            ["0/1", "Succeeded", "0"],
+            "a finished pod does not terminate",
+        );
         check(
             json!({"phase": "Running", "reason": "NodeLost", "containerStatuses": [up]}),
-            one.clone(), true, ["1/1", "Unknown", "0"], "its node is gone",
+            one.clone(),
+            true,
+            ["1/1", "Unknown", "0"],
+            "its node is gone",
         );
-        check(json!({"phase": "Failed", "reason": "Evicted"}), one.clone(), false, ["0/1", "Evicted", "0"], "the pod's own reason");
+        check(
+            json!({"phase": "Failed", "reason": "Evicted"}),
+            one.clone(),
+            false,
+            ["0/1", "Evicted", "0"],
+            "the pod's own reason",
+        );
         check(
             json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]}),
-            one, false, ["0/1", "SchedulingGated", "0"], "a scheduling gate holds it",
+            one,
+            false,
+            ["0/1", "SchedulingGated", "0"],
+            "a scheduling gate holds it",
         );
     }
 

@@ -156,7 +156,9 @@ mod tests {
         let mut all = pod(json!({"tolerations": [{"operator": "Exists"}]}));
         add_default_tolerations(&mut all);
         assert_eq!(all.list_at("spec.tolerations").len(), 1, "a pod that tolerates all");
-        let mut one = pod(json!({"tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]}));
+        let mut one = pod(
+            json!({"tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]}),
+        );
         add_default_tolerations(&mut one);
         assert_eq!(one.list_at("spec.tolerations").len(), 2, "its own patience stays");
     }
@@ -165,7 +167,10 @@ mod tests {
     fn priorities() {
         let mut plain = pod(json!({}));
         resolve_priority(&mut plain).unwrap();
-        assert_eq!(plain.get("spec"), Some(&json!({"priority": 0, "preemptionPolicy": "PreemptLowerPriority"})));
+        assert_eq!(
+            plain.get("spec"),
+            Some(&json!({"priority": 0, "preemptionPolicy": "PreemptLowerPriority"}))
+        );
         let mut system = pod(json!({"priorityClassName": "system-node-critical"}));
         resolve_priority(&mut system).unwrap();
         assert_eq!(system.i64_at("spec.priority"), Some(2_000_001_000));
@@ -176,7 +181,9 @@ mod tests {
     #[test]
     fn tokens_are_mounted_once() {
         let account = Object::from_value(json!({"metadata": {"name": "default"}})).unwrap();
-        let mut pod = pod(json!({"containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "own", "mountPath": TOKEN_MOUNT_PATH}]}]}));
+        let mut pod = pod(
+            json!({"containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "own", "mountPath": TOKEN_MOUNT_PATH}]}]}),
+        );
         default_service_account(&mut pod);
         mount_token(&mut pod, &account, "abcde");
         assert_eq!(pod.text("spec.serviceAccountName"), "default");

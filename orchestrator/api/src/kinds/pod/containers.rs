@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{env, probes, resources, security};
 use crate::field::ErrorList;
-use crate::kinds::checks::{self, named, required, required_name, required_one_of};
+use crate::kinds::checks::{self, required, required_name, required_one_of};
 use crate::kinds::view::View;
 use crate::names;
 
@@ -117,7 +117,11 @@ fn ports(errors: &mut ErrorList, container: &View<'_, '_>, role: Role, pod: &mut
         if let Some(on_host) = on_host {
             checks::port(errors, &host_port);
             if host_network && number.int() != Some(on_host) {
-                errors.invalid(host_port.path(), on_host, "must match `containerPort` when `hostNetwork` is true");
+                errors.invalid(
+                    host_port.path(),
+                    on_host,
+                    "must match `containerPort` when `hostNetwork` is true",
+                );
             }
             let (protocol, address) = (port.get("protocol"), port.get("hostIP"));
             let claim = format!("{}/{}/{on_host}", protocol.text(), address.text());
@@ -248,9 +252,4 @@ fn ephemeral(errors: &mut ErrorList, container: &View<'_, '_>, spec: &View<'_, '
             }
         }
     }
-}
-
-/// Checks a name that refers to a container of the pod by the rules for container names.
-pub(crate) fn container_name(errors: &mut ErrorList, name: &View<'_, '_>) {
-    named(errors, name, names::dns1123_label);
 }

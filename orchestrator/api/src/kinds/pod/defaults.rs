@@ -177,8 +177,9 @@ fn default_downward(source: &mut Value) {
 // === volumes ===
 
 fn default_volume(volume: &mut Value) {
-    let has_source =
-        volume.as_object().is_some_and(|fields| fields.iter().any(|(name, value)| name != "name" && !value.is_null()));
+    let has_source = volume
+        .as_object()
+        .is_some_and(|fields| fields.iter().any(|(name, value)| name != "name" && !value.is_null()));
     if !has_source {
         volume.set("emptyDir", Value::Object(Map::new()));
     }
@@ -262,7 +263,10 @@ mod tests {
         let spec = json!({"hostNetwork": true, "containers": [{"name": "a", "image": "e:1", "ports": [{"containerPort": 80}]}]});
         let mut pod = json!({ "spec": spec });
         default_pod(&mut pod);
-        assert_eq!(pod["spec"]["containers"][0]["ports"][0], json!({"containerPort": 80, "protocol": "TCP", "hostPort": 80}));
+        assert_eq!(
+            pod["spec"]["containers"][0]["ports"][0],
+            json!({"containerPort": 80, "protocol": "TCP", "hostPort": 80})
+        );
         let mut template = spec;
         default_spec(&mut template);
         assert_eq!(template["containers"][0]["ports"][0], json!({"containerPort": 80, "protocol": "TCP"}));

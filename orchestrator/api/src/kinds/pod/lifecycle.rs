@@ -51,7 +51,8 @@ fn add_up(sums: &mut BTreeMap<&'static str, Quantity>, container: &Value, list: 
     let mut found = 0;
     for resource in QOS_RESOURCES {
         let quantity = list.get(resource).and_then(|value| Quantity::from_json(value).ok());
-        let Some(quantity) = quantity.filter(|quantity| !quantity.is_zero() && !quantity.is_negative()) else {
+        let Some(quantity) = quantity.filter(|quantity| !quantity.is_zero() && !quantity.is_negative())
+        else {
             continue;
         };
         let sum = sums.entry(resource).or_insert(Quantity::ZERO);
@@ -151,18 +152,30 @@ mod tests {
         let cases = [
             (with(json!({})), "BestEffort", "nothing said"),
             (with(json!({"requests": {"cpu": "1"}})), "Burstable", "a request"),
-            (with(json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}})), "Burstable", "memory is not limited"),
             (
-                with(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}})),
+                with(json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}})),
+                "Burstable",
+                "memory is not limited",
+            ),
+            (
+                with(
+                    json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}),
+                ),
                 "Guaranteed",
                 "all asked for and no more",
             ),
             (
-                with(json!({"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}})),
+                with(
+                    json!({"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}),
+                ),
                 "Burstable",
                 "may use more than it asked for",
             ),
-            (with(json!({"limits": {"example.com/gpu": "1"}, "requests": {"example.com/gpu": "1"}})), "BestEffort", "devices do not count"),
+            (
+                with(json!({"limits": {"example.com/gpu": "1"}, "requests": {"example.com/gpu": "1"}})),
+                "BestEffort",
+                "devices do not count",
+            ),
         ];
         for (pod, expected, why) in cases {
             assert_eq!(qos_class(&pod), expected, "{why}");
@@ -171,21 +184,27 @@ mod tests {
 
     #[test]
     fn grace_periods() {
-        let running = pod(json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}}));
+        let running = pod(
+            json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}}),
+        );
         assert_eq!(grace_seconds(&running, None), 30);
         assert_eq!(grace_seconds(&running, Some(5)), 5);
         assert_eq!(grace_seconds(&running, Some(0)), 0);
         assert_eq!(grace_seconds(&running, Some(-3)), 1);
         let pending = pod(json!({"spec": {"terminationGracePeriodSeconds": 30}}));
         assert_eq!(grace_seconds(&pending, None), 0, "no agent has to end it");
-        let ended = pod(json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Failed"}}));
+        let ended = pod(
+            json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Failed"}}),
+        );
         assert_eq!(grace_seconds(&ended, Some(20)), 0, "nothing left to end");
     }
 
     #[test]
     fn bindings() {
         let now = time::parse("2026-01-01T00:00:00Z").unwrap();
-        let binding = pod(json!({"metadata": {"name": "a", "annotations": {"x": "y"}}, "target": {"kind": "Node", "name": "node-1"}}));
+        let binding = pod(
+            json!({"metadata": {"name": "a", "annotations": {"x": "y"}}, "target": {"kind": "Node", "name": "node-1"}}),
+        );
         let mut bound = pod(json!({"metadata": {"name": "a"}, "spec": {}}));
         bind(&mut bound, &binding, now).unwrap();
         assert_eq!(bound.text("spec.nodeName"), "node-1");
@@ -193,7 +212,8 @@ mod tests {
         assert_eq!(bound.list_at("status.conditions")[0].text("lastTransitionTime"), "2026-01-01T00:00:00Z");
         let again = bind(&mut bound, &binding, now).unwrap_err();
         assert_eq!(again.to_string(), "pod a is already assigned to node \"node-1\"");
-        let mut gated = pod(json!({"metadata": {"name": "a"}, "spec": {"schedulingGates": [{"name": "x/y"}]}}));
+        let mut gated =
+            pod(json!({"metadata": {"name": "a"}, "spec": {"schedulingGates": [{"name": "x/y"}]}}));
         assert!(matches!(bind(&mut gated, &binding, now), Err(BindError::Gated { .. })));
     }
 

@@ -142,7 +142,9 @@ mod tests {
         );
         check(
             json!({"readinessProbe": {"exec": {"command": ["true"]}, "terminationGracePeriodSeconds": 5}}),
-            &["readinessProbe.terminationGracePeriodSeconds: Invalid value: 5: must not be set for readinessProbes"],
+            &[
+                "readinessProbe.terminationGracePeriodSeconds: Invalid value: 5: must not be set for readinessProbes",
+            ],
             "a failed readiness probe kills nobody",
         );
     }

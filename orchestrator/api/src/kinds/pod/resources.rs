@@ -129,9 +129,9 @@ pub(crate) fn validate_field_ref(errors: &mut ErrorList, reference: &View<'_, '_
         return;
     }
     let name = resource.text();
-    let huge_pages = ["limits.", "requests."].iter().any(|list| {
-        name.strip_prefix(list).is_some_and(|name| name.starts_with(HUGE_PAGES_PREFIX))
-    });
+    let huge_pages = ["limits.", "requests."]
+        .iter()
+        .any(|list| name.strip_prefix(list).is_some_and(|name| name.starts_with(HUGE_PAGES_PREFIX)));
     if !huge_pages && !FIELD_REF_RESOURCES.contains(&name) {
         errors.not_supported(resource.path(), name, &FIELD_REF_RESOURCES);
         return;
@@ -170,12 +170,21 @@ mod tests {
     use crate::kinds::checks::tests::expect;
 
     fn check(resources: Value, expected: &[&str], why: &str) {
-        expect(&json!({"resources": resources}), |e, v| validate_container(e, &v.get("resources")), expected, why);
+        expect(
+            &json!({"resources": resources}),
+            |e, v| validate_container(e, &v.get("resources")),
+            expected,
+            why,
+        );
     }
 
     #[test]
     fn requests_and_limits() {
-        check(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}), &[], "the usual");
+        check(
+            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}),
+            &[],
+            "the usual",
+        );
         check(
             json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1500m"}}),
             &["resources.requests: Invalid value: \"1500m\": must be less than or equal to cpu limit of 1"],
@@ -214,15 +223,27 @@ mod tests {
     #[test]
     fn references() {
         let check = |reference: Value, volume, expected: &[&str], why: &str| {
-            expect(&json!({"r": reference}), |e, v| validate_field_ref(e, &v.get("r"), volume), expected, why);
+            expect(
+                &json!({"r": reference}),
+                |e, v| validate_field_ref(e, &v.get("r"), volume),
+                expected,
+                why,
+            );
         };
         check(json!({"resource": "limits.cpu", "divisor": "1m"}), false, &[], "millicores");
         check(json!({"resource": "limits.cpu", "divisor": "0"}), false, &[], "no divisor");
-        check(json!({"resource": "limits.memory"}), true, &["r.containerName: Required value"], "of which container");
+        check(
+            json!({"resource": "limits.memory"}),
+            true,
+            &["r.containerName: Required value"],
+            "of which container",
+        );
         check(
             json!({"resource": "limits.cpu", "divisor": "2"}),
             false,
-            &["r.divisor: Invalid value: \"limits.cpu\": only divisor's values 1m and 1 are supported with the cpu resource"],
+            &[
+                "r.divisor: Invalid value: \"limits.cpu\": only divisor's values 1m and 1 are supported with the cpu resource",
+            ],
             "a strange unit",
         );
     }

@@ -80,12 +80,11 @@ fn node_requirement(errors: &mut ErrorList, requirement: &View<'_, '_>) {
         "In" | "NotIn" if values.is_empty() => {
             errors.required(values.path(), "must be specified when `operator` is 'In' or 'NotIn'");
         }
-        "Exists" | "DoesNotExist" if !values.is_empty() => errors.forbidden(
-            values.path(),
-            "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-        ),
-        "Gt" | "Lt" if values.len() != 1 => errors
-            .required(values.path(), "must be specified single value when `operator` is 'Lt' or 'Gt'"),
+        "Exists" | "DoesNotExist" if !values.is_empty() => errors
+            .forbidden(values.path(), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"),
+        "Gt" | "Lt" if values.len() != 1 => {
+            errors.required(values.path(), "must be specified single value when `operator` is 'Lt' or 'Gt'")
+        }
         "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
         other => errors.invalid(operator.path(), other, "not a valid selector operator"),
     }
@@ -104,8 +103,12 @@ fn pod_term(errors: &mut ErrorList, term: &View<'_, '_>) {
 }
 
 fn validate_toleration(errors: &mut ErrorList, toleration: &View<'_, '_>) {
-    let (key, operator, value, effect) =
-        (toleration.get("key"), toleration.get("operator"), toleration.get("value"), toleration.get("effect"));
+    let (key, operator, value, effect) = (
+        toleration.get("key"),
+        toleration.get("operator"),
+        toleration.get("value"),
+        toleration.get("effect"),
+    );
     checks::named_if_set(errors, &key, names::qualified_name);
     if key.is_empty() && !operator.is("Exists") {
         errors.invalid(
@@ -197,12 +200,16 @@ mod tests {
         );
         check(
             json!({"tolerations": [{"value": "x"}]}),
-            &["tolerations[0].operator: Invalid value: \"\": operator must be Exists when `key` is empty, which means \"match all values and all keys\""],
+            &[
+                "tolerations[0].operator: Invalid value: \"\": operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+            ],
             "a value of no key",
         );
         check(
             json!({"tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 5, "effect": "NoSchedule"}]}),
-            &["tolerations[0].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when `tolerationSeconds` is set"],
+            &[
+                "tolerations[0].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when `tolerationSeconds` is set",
+            ],
             "what does not evict has no patience",
         );
         check(
@@ -221,7 +228,9 @@ mod tests {
         let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
         check(
             json!({"affinity": {"nodeAffinity": {required: {"nodeSelectorTerms": []}}}}),
-            &["affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Required value: must have at least one node selector term"],
+            &[
+                "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Required value: must have at least one node selector term",
+            ],
             "no term",
         );
         check(
@@ -234,7 +243,9 @@ mod tests {
         );
         check(
             json!({"affinity": {"podAntiAffinity": {required: [{"labelSelector": {"matchLabels": {"a": "b"}}}]}}}),
-            &["affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Required value: can not be empty"],
+            &[
+                "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Required value: can not be empty",
+            ],
             "apart by what",
         );
     }

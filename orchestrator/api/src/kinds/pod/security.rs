@@ -46,11 +46,7 @@ pub(crate) fn validate_container(errors: &mut ErrorList, context: &View<'_, '_>,
     one_of(errors, &proc_mount, &["Default", "Unmasked"]);
     let host_users = spec.get("hostUsers");
     if proc_mount.is("Unmasked") && (!host_users.exists() || host_users.flag()) {
-        errors.invalid(
-            proc_mount.path(),
-            proc_mount.text(),
-            "`hostUsers` must be false to use `Unmasked`",
-        );
+        errors.invalid(proc_mount.path(), proc_mount.text(), "`hostUsers` must be false to use `Unmasked`");
     }
     escalation(errors, context);
 }
@@ -148,7 +144,9 @@ mod tests {
         expect(
             &json!({"securityContext": {"seccompProfile": {"type": "Localhost"}}}),
             validate_pod,
-            &["securityContext.seccompProfile.localhostProfile: Required value: must be set when type is Localhost"],
+            &[
+                "securityContext.seccompProfile.localhostProfile: Required value: must be set when type is Localhost",
+            ],
             "which profile",
         );
     }
@@ -158,7 +156,9 @@ mod tests {
         expect(
             &json!({"privileged": true, "allowPrivilegeEscalation": false}),
             |errors, view| validate_container(errors, view, view),
-            &[": Invalid value: {\"privileged\":true,\"allowPrivilegeEscalation\":false}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true"],
+            &[
+                ": Invalid value: {\"privileged\":true,\"allowPrivilegeEscalation\":false}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            ],
             "privileges cannot be kept from the privileged",
         );
     }

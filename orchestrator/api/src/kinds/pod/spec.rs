@@ -61,10 +61,7 @@ fn dns(errors: &mut ErrorList, spec: &View<'_, '_>) {
     let config = spec.get("dnsConfig");
     let (servers, searches) = (config.get("nameservers"), config.get("searches"));
     if spec.get("dnsPolicy").is("None") && servers.is_empty() {
-        errors.required(
-            servers.path(),
-            "must provide at least one DNS nameserver when `dnsPolicy` is None",
-        );
+        errors.required(servers.path(), "must provide at least one DNS nameserver when `dnsPolicy` is None");
     }
     if servers.len() > NAMESERVERS_MAX {
         let detail = format!("must not have more than {NAMESERVERS_MAX} nameservers");
@@ -87,7 +84,11 @@ fn dns(errors: &mut ErrorList, spec: &View<'_, '_>) {
     for search in searches.items().filter(|search| !search.is(".")) {
         let domain = search.text().strip_suffix('.').unwrap_or(search.text());
         // Underscores are allowed in searches (`_tcp.example`) though not in names.
-        errors.invalid_each(search.path(), search.text(), names::dns1123_subdomain(&domain.replace('_', "a")));
+        errors.invalid_each(
+            search.path(),
+            search.text(),
+            names::dns1123_subdomain(&domain.replace('_', "a")),
+        );
     }
     for option in config.get("options").items() {
         let name = option.get("name");

@@ -41,11 +41,9 @@ pub(crate) fn validate(errors: &mut ErrorList, new: &Object, old: &Object) {
 
 fn deadline(errors: &mut ErrorList, new: &View<'_, '_>, old: &View<'_, '_>) {
     match (new.int(), old.int()) {
-        (None, Some(_)) => errors.invalid(
-            new.path(),
-            Value::Null,
-            "must not update from a positive integer to nil value",
-        ),
+        (None, Some(_)) => {
+            errors.invalid(new.path(), Value::Null, "must not update from a positive integer to nil value")
+        }
         (Some(new_value), Some(old_value)) if new_value > old_value => {
             errors.invalid(new.path(), new_value, "must be less than or equal to previous value");
         }
@@ -102,9 +100,10 @@ fn unchanged(errors: &mut ErrorList, spec: &View<'_, '_>, old_spec: &View<'_, '_
 
 fn selector_only_grows(new: &Value, old: &Value) -> bool {
     let old_selector = old.map_at("nodeSelector");
-    old_selector.into_iter().flatten().all(|(key, value)| {
-        new.map_at("nodeSelector").and_then(|selector| selector.get(key)) == Some(value)
-    })
+    old_selector
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| new.map_at("nodeSelector").and_then(|selector| selector.get(key)) == Some(value))
 }
 
 fn restore(new: &mut Value, old: &Value, field: &str) {
@@ -243,7 +242,9 @@ mod tests {
         check(
             json!({"containers": [{"name": "a", "image": "e:1"}], "tolerations": [{"key": "k", "operator": "Exists"}]}),
             json!({"containers": [{"name": "a", "image": "e:1"}], "tolerations": [{"key": "k", "operator": "Equal"}]}),
-            &["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"],
+            &[
+                "spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds",
+            ],
             "what is tolerated stays tolerated",
         );
         check(
@@ -255,14 +256,18 @@ mod tests {
         check(
             base,
             json!({"containers": [{"name": "a", "image": "e:1"}], "nodeName": "n", "schedulingGates": [{"name": "x/y"}]}),
-            &["spec.schedulingGates: Forbidden: only deletion is allowed, but found new scheduling gate 'x/y'"],
+            &[
+                "spec.schedulingGates: Forbidden: only deletion is allowed, but found new scheduling gate 'x/y'",
+            ],
             "gates only open",
         );
     }
 
     #[test]
     fn long_differences_are_cut() {
-        let many = |value: &str| -> Value { (0..20).map(|i| (format!("f{i}"), Value::from(value.repeat(50)))).collect() };
+        let many = |value: &str| -> Value {
+            (0..20).map(|i| (format!("f{i}"), Value::from(value.repeat(50)))).collect()
+        };
         let mut found = Vec::new();
         compare(&Path::new("spec"), Some(&many("ab")), Some(&many("cd")), &mut found);
         assert_eq!(found.len(), 20);
@@ -278,7 +283,11 @@ mod tests {
             Object::from_value(json!({"spec": {"restartPolicy": "Never"}, "status": {"containerStatuses": [{"name": "a", "state": state}]}})).unwrap()
         };
         let mut errors = ErrorList::new();
-        validate_status(&mut errors, &status(json!({"running": {}})), &status(json!({"terminated": {"exitCode": 1}})));
+        validate_status(
+            &mut errors,
+            &status(json!({"running": {}})),
+            &status(json!({"terminated": {"exitCode": 1}})),
+        );
         assert_eq!(
             errors.to_string(),
             "status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"

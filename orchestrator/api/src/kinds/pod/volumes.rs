@@ -215,7 +215,11 @@ mod tests {
     #[test]
     fn volumes() {
         check(json!({"name": "v", "emptyDir": {}}), &[], "scratch space");
-        check(json!({"name": "v"}), &["volumes[0]: Required value: must specify a volume type"], "from nowhere");
+        check(
+            json!({"name": "v"}),
+            &["volumes[0]: Required value: must specify a volume type"],
+            "from nowhere",
+        );
         check(
             json!({"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}),
             &["volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"],

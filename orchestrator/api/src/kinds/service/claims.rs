@@ -141,7 +141,8 @@ fn address_claims(new: &Object, held: &BTreeSet<IpAddr>) -> Vec<AddressClaim> {
     let families = new.list_at("spec.ipFamilies");
     let count = families.len().max(written.len()).max(1);
     let claim = |index: usize| {
-        let wanted: Option<IpAddr> = written.get(index).and_then(Value::as_str).and_then(|ip| ip.parse().ok());
+        let wanted: Option<IpAddr> =
+            written.get(index).and_then(Value::as_str).and_then(|ip| ip.parse().ok());
         let v6 = match wanted {
             Some(address) => address.is_ipv6(),
             None => families.get(index).is_some_and(|family| family == "IPv6"),
@@ -222,9 +223,12 @@ mod tests {
 
     #[test]
     fn what_an_update_takes_and_gives_back() {
-        let old = service(json!({"type": "NodePort", "clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80, "nodePort": 30080}]}));
+        let old = service(
+            json!({"type": "NodePort", "clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80, "nodePort": 30080}]}),
+        );
         assert!(claims(Some(&old), Some(&old)).is_empty(), "nothing changes");
-        let plain = service(json!({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]}));
+        let plain =
+            service(json!({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"], "ports": [{"port": 80}]}));
         assert_eq!(
             claims(Some(&plain), Some(&old)),
             Claims { released_ports: vec![30080], ..Claims::default() },
@@ -235,7 +239,10 @@ mod tests {
         assert_eq!(gone.released_ports, [30080]);
         let alias = service(json!({"type": "ExternalName"}));
         assert_eq!(claims(Some(&alias), Some(&old)).released_addresses, [ip("10.96.0.5")]);
-        assert_eq!(claims(Some(&old), Some(&alias)).addresses, [AddressClaim { wanted: Some(ip("10.96.0.5")), ..any(0) }]);
+        assert_eq!(
+            claims(Some(&old), Some(&alias)).addresses,
+            [AddressClaim { wanted: Some(ip("10.96.0.5")), ..any(0) }]
+        );
     }
 
     #[test]

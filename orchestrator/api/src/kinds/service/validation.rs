@@ -63,7 +63,9 @@ pub(super) fn validate_transition(errors: &mut ErrorList, new: &View<'_, '_>, ol
         errors.invalid(family.path(), families.copy(), "may not change once set");
     }
     let (class, old_class) = (spec.get("loadBalancerClass"), old_spec.get("loadBalancerClass"));
-    if old_spec.get("type").is("LoadBalancer") && spec.get("type").is("LoadBalancer") && class.raw() != old_class.raw()
+    if old_spec.get("type").is("LoadBalancer")
+        && spec.get("type").is("LoadBalancer")
+        && class.raw() != old_class.raw()
     {
         errors.invalid(class.path(), class.copy(), "may not change once set");
     }
@@ -96,7 +98,8 @@ fn by_type(errors: &mut ErrorList, spec: &View<'_, '_>, kind: &str, headless: bo
         }
         "LoadBalancer" => {
             for port in spec.get("ports").items().filter(|port| port.get("port").int() == Some(AGENT_PORT)) {
-                let detail = format!("may not expose port {AGENT_PORT} externally since it is used by kubelet");
+                let detail =
+                    format!("may not expose port {AGENT_PORT} externally since it is used by kubelet");
                 errors.invalid(port.path(), AGENT_PORT, detail);
             }
         }
@@ -388,7 +391,9 @@ mod tests {
         );
         check(
             json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 90000}}, "ports": [{"port": 80}]}),
-            &["spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 90000: must be greater than 0 and less than 86400"],
+            &[
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 90000: must be greater than 0 and less than 86400",
+            ],
             "a day at most",
         );
     }
@@ -403,6 +408,11 @@ mod tests {
             &["spec.clusterIPs[0]: Invalid value: [\"10.96.0.6\"]: may not change once set"],
             "the address stays",
         );
-        check_update(old, json!({"type": "ExternalName", "externalName": "a.b"}), &[], "it may become an alias");
+        check_update(
+            old,
+            json!({"type": "ExternalName", "externalName": "a.b"}),
+            &[],
+            "it may become an alias",
+        );
     }
 }
