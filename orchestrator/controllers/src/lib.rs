@@ -1,1 +1,15 @@
-//! One module a controller.
+//! Controllers: each brings the world closer to what some objects say, one module a controller.
+//!
+//! They are level-triggered, read from shared informers and write through the client; they may be killed at any
+//! instruction. What they decide is in pure functions, tested with tables; what they do is thin. All run in one
+//! process at a time, the leader's.
+#![forbid(unsafe_code)]
+
+mod context;
+mod metrics;
+pub mod objects;
+pub mod replicaset;
+pub mod work;
+
+pub use context::Context;
+pub use metrics::Metrics;

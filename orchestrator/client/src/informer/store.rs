@@ -52,6 +52,17 @@ impl<T: HasMeta> Store<T> {
         Self { state: RwLock::new(state), revision: watch::Sender::new(0) }
     }
 
+    /// A cache of these objects that no informer keeps: the input of a pure decision in a test.
+    pub fn of(objects: Vec<T>) -> Self
+    where
+        T: crate::Resource,
+    {
+        let store = Self::new(T::indexes());
+        let revision = objects.iter().map(|object| object.meta().resource_version).max();
+        store.replace(objects, revision.unwrap_or_default());
+        store
+    }
+
     /// The object with this key.
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<T>> {
         self.state.read().objects.get(key).cloned()
@@ -128,32 +139,38 @@ impl<T: HasMeta> Store<T> {
 
 // === writing, by the reflector only ===
 
+/// What a write has changed: the key, what was, what is.
+type Changed<T> = (ObjectKey, Option<Arc<T>>, Option<Arc<T>>);
+
 impl<T: HasMeta> Store<T> {
     pub(super) fn upsert(&self, object: T) {
         let revision = object.meta().resource_version;
-        self.state.write().put(object);
-        self.advance(revision);
+        self.write(|state| state.put(object).into_iter().collect(), |own| revision.max(own));
     }
 
     pub(super) fn delete(&self, object: &T) {
         let meta = object.meta();
-        self.state.write().remove(&meta.key());
-        self.advance(meta.resource_version);
+        let remove = |state: &mut State<T>| state.remove(&meta.key()).into_iter().collect();
+        self.write(remove, |own| meta.resource_version.max(own));
     }
 
     /// Swaps in a list: what is unchanged is not told, what is missing is told as deleted.
     pub(super) fn replace(&self, objects: Vec<T>, revision: Revision) {
+        let swap = |state: &mut State<T>| {
+            let listed: BTreeSet<ObjectKey> = objects.iter().map(|object| object.meta().key()).collect();
+            let gone: Vec<_> = state.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
+            let mut changed: Vec<_> = gone.iter().filter_map(|key| state.remove(key)).collect();
+            changed.extend(objects.into_iter().filter_map(|object| state.put(object)));
+            changed
+        };
+        // A restored or replaced server may be at a lower revision: the list says what is true now.
+        self.write(swap, |_| revision);
         let mut state = self.state.write();
-        let listed: BTreeSet<ObjectKey> = objects.iter().map(|object| object.meta().key()).collect();
-        let gone: Vec<_> = state.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
-        gone.iter().for_each(|key| state.remove(key));
-        objects.into_iter().for_each(|object| state.put(object));
         if !std::mem::replace(&mut state.synced, true) {
             state.each_subscriber(|queue| queue.push_synced());
+            // Wakes those that wait for the first list, also if it is as empty as the cache was.
+            self.revision.send_modify(|_| {});
         }
-        drop(state);
-        // A restored or replaced server may be at a lower revision: the list says what is true now.
-        self.revision.send_replace(revision);
     }
 
     pub(super) fn advance(&self, revision: Revision) {
@@ -163,17 +180,31 @@ impl<T: HasMeta> Store<T> {
             newer
         });
     }
+
+    /// Objects first, then the revision, then the subscribers: who is told of a change finds the revision to be its own.
+    fn write(
+        &self,
+        change: impl FnOnce(&mut State<T>) -> Vec<Changed<T>>,
+        revision: impl FnOnce(Revision) -> Revision,
+    ) {
+        let mut state = self.state.write();
+        let changed = change(&mut state);
+        self.revision.send_modify(|own| *own = revision(*own));
+        for (key, old, new) in changed {
+            state.each_subscriber(|queue| queue.push(&key, old.clone(), new.clone()));
+        }
+    }
 }
 
 impl<T: HasMeta> State<T> {
-    fn put(&mut self, object: T) {
+    fn put(&mut self, object: T) -> Option<Changed<T>> {
         let (key, object) = (object.meta().key(), Arc::new(object));
         let old = self.objects.insert(key.clone(), object.clone());
         let (new_meta, old_meta) = (object.meta(), old.as_deref().map(HasMeta::meta));
         let same =
             |old: &crate::Meta| old.resource_version == new_meta.resource_version && old.uid == new_meta.uid;
         if new_meta.resource_version != 0 && old_meta.is_some_and(same) {
-            return;
+            return None;
         }
         for index in &mut self.indexes {
             if let Some(old) = &old {
@@ -181,13 +212,13 @@ impl<T: HasMeta> State<T> {
             }
             index.add(&key, &object);
         }
-        self.each_subscriber(|queue| queue.push(&key, old.clone(), Some(object.clone())));
+        Some((key, old, Some(object)))
     }
 
-    fn remove(&mut self, key: &ObjectKey) {
-        let Some(old) = self.objects.remove(key) else { return };
+    fn remove(&mut self, key: &ObjectKey) -> Option<Changed<T>> {
+        let old = self.objects.remove(key)?;
         self.indexes.iter_mut().for_each(|index| index.remove(key, &old));
-        self.each_subscriber(|queue| queue.push(key, Some(old.clone()), None));
+        Some((key.clone(), Some(old), None))
     }
 
     fn each_subscriber(&self, tell: impl Fn(&Queue<T>)) {
