@@ -43,10 +43,19 @@ pub fn builtin() -> Vec<Kind> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::object::Object;
+    use crate::defaults;
+    use crate::object::{Object, Value};
     use crate::time::Time;
+
+    /// An object as the pipeline defaults it: by the schema, then by its strategy.
+    pub(crate) fn defaulted(kind: &Kind, value: Value) -> Object {
+        let mut object = Object::from_value(value).unwrap();
+        defaults::fill(kind.node().unwrap(), &mut object);
+        kind.strategy.default(&mut object);
+        object
+    }
 
     #[test]
     fn every_row_has_a_cell_for_each_column() {

@@ -74,6 +74,12 @@ pub trait Strategy: Send + Sync + 'static {
         ErrorList::new()
     }
 
+    /// What is wrong with an update of another part of the object: `approval`, `finalize`, ...
+    fn validate_part_update(&self, part: &str, new: &Object, old: &Object) -> ErrorList {
+        let _ = part;
+        self.validate_update(new, old)
+    }
+
     /// What to tell the client in `Warning` headers about an accepted object.
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         let _ = (new, old);

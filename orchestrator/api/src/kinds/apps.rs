@@ -6,14 +6,12 @@ use super::view::View;
 use crate::field::{ErrorList, Path};
 use crate::kind::{Kind, ScalePaths, SelectableField};
 use crate::names;
-use crate::object::{Json, Map, Object, Value};
+use crate::object::{Json, Object, Value};
 use crate::printing::apps;
 use crate::selectors::LabelSelector;
 use crate::strategy::{Cell, Strategy};
 use crate::time::Time;
 
-const REVISION_HISTORY: i64 = 10;
-const PROGRESS_DEADLINE_SECONDS: i64 = 600;
 const ROLLING_SHARE: &str = "25%";
 
 struct Deployments;
@@ -53,9 +51,6 @@ pub fn validate_scale(scale: &Object) -> ErrorList {
 
 impl Strategy for Deployments {
     fn default(&self, object: &mut Object) {
-        object.set_default("spec.replicas", || 1);
-        object.set_default("spec.revisionHistoryLimit", || REVISION_HISTORY);
-        object.set_default("spec.progressDeadlineSeconds", || PROGRESS_DEADLINE_SECONDS);
         if object.text("spec.strategy.type").is_empty() {
             object.set("spec.strategy.type", "RollingUpdate");
         }
@@ -64,7 +59,6 @@ impl Strategy for Deployments {
             object.set_default("spec.strategy.rollingUpdate.maxSurge", || ROLLING_SHARE);
         }
         pod::default_template(object);
-        object.set_default("status", || Value::Object(Map::new()));
     }
 
     /// Annotations count as well: a Deployment hands its own on to its ReplicaSets.
@@ -128,9 +122,7 @@ impl Strategy for Deployments {
 
 impl Strategy for ReplicaSets {
     fn default(&self, object: &mut Object) {
-        object.set_default("spec.replicas", || 1);
         pod::default_template(object);
-        object.set_default("status.replicas", || 0);
     }
 
     fn validate(&self, object: &Object) -> ErrorList {
@@ -277,20 +269,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::tests::defaulted;
 
     fn object(value: Value) -> Object {
         Object::from_value(value).unwrap()
     }
 
     fn deployment(spec: Value) -> Object {
-        let mut deployment = object(json!({"metadata": {"name": "web"}, "spec": {
+        let mut deployment = json!({"metadata": {"name": "web"}, "spec": {
             "selector": {"matchLabels": {"app": "web"}},
-            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": "echo:1"}]}}}}));
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": "echo:1"}]}}}});
         for (field, value) in spec.as_object().unwrap() {
             deployment.set(&format!("spec.{field}"), value.clone());
         }
-        Deployments.default(&mut deployment);
-        deployment
+        defaulted(&deployment_kind(), deployment)
     }
 
     fn check(spec: Value, expected: &[&str], why: &str) {
@@ -312,8 +304,7 @@ mod tests {
         assert_eq!(deployment.i64_at("spec.revisionHistoryLimit"), Some(10));
         assert_eq!(deployment.i64_at("spec.progressDeadlineSeconds"), Some(600));
         assert_eq!(deployment.text("spec.template.spec.restartPolicy"), "Always");
-        let mut recreate = object(json!({"spec": {"strategy": {"type": "Recreate"}}}));
-        Deployments.default(&mut recreate);
+        let recreate = defaulted(&deployment_kind(), json!({"spec": {"strategy": {"type": "Recreate"}}}));
         assert_eq!(recreate.get("spec.strategy"), Some(&json!({"type": "Recreate"})));
     }
 

@@ -79,27 +79,6 @@ pub fn set_requestor(request: &mut Object, user: &UserInfo) {
     }
 }
 
-/// Before an update of `approval` is validated: only the conditions may come from the client.
-pub fn prepare_approval(new: &mut Object, old: &Object) {
-    let conditions = new.get("status.conditions").cloned();
-    for field in ["spec", "status"] {
-        match old.get(field) {
-            Some(value) => new.set(field, value.clone()),
-            None => drop(new.remove(field)),
-        }
-    }
-    if let Some(conditions) = conditions {
-        new.set("status.conditions", conditions);
-    }
-}
-
-/// What is wrong with an update of `approval`.
-pub fn validate_approval(new: &Object, old: &Object) -> ErrorList {
-    let mut errors = ErrorList::new();
-    conditions(&mut errors, &View::root(new.value()), &View::root(old.value()), &DECISIONS);
-    errors
-}
-
 impl Strategy for SigningRequests {
     /// A request is asked once: what it asks for does not change.
     fn prepare_update(&self, new: &mut Object, old: &Object) {
@@ -148,6 +127,13 @@ impl Strategy for SigningRequests {
                 "must contain at least one CERTIFICATE PEM block",
             );
         }
+        errors
+    }
+
+    /// `approval` decides, and decides alone.
+    fn validate_part_update(&self, _part: &str, new: &Object, old: &Object) -> ErrorList {
+        let mut errors = ErrorList::new();
+        conditions(&mut errors, &View::root(new.value()), &View::root(old.value()), &DECISIONS);
         errors
     }
 
@@ -320,19 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn approval_changes_conditions_alone() {
-        let old = object(json!({"spec": {"username": "a"}, "status": {"certificate": "x"}}));
-        let mut new = object(
-            json!({"spec": {"username": "b"}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}}),
-        );
-        prepare_approval(&mut new, &old);
+    fn a_decision_is_not_taken_back() {
+        let old = object(json!({"status": {}}));
+        let new = object(json!({"status": {"conditions": [{"type": "Approved", "status": "True"}]}}));
+        assert!(SigningRequests.validate_part_update("approval", &new, &old).is_empty());
         assert_eq!(
-            new.value(),
-            &json!({"spec": {"username": "a"}, "status": {"certificate": "x", "conditions": [{"type": "Approved", "status": "True"}]}})
-        );
-        assert!(validate_approval(&new, &old).is_empty());
-        assert_eq!(
-            validate_approval(&old, &new).to_string(),
+            SigningRequests.validate_part_update("approval", &old, &new).to_string(),
             "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""
         );
     }

@@ -18,6 +18,9 @@ const FROZEN: &str = "field is immutable when `immutable` is set";
 const REDACTED: &str = "<secret contents redacted>";
 const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 
+/// What a Secret is whose type is not told.
+const OPAQUE: &str = "Opaque";
+
 struct ConfigMaps;
 struct Secrets;
 
@@ -105,7 +108,7 @@ impl Strategy for Secrets {
     /// `stringData` is for writing only: it moves into `data`.
     fn default(&self, object: &mut Object) {
         if object.text("type").is_empty() {
-            object.set("type", "Opaque");
+            object.set("type", OPAQUE);
         }
         let Some(Value::Object(plain)) = object.remove("stringData") else { return };
         if plain.is_empty() {

@@ -9,7 +9,7 @@ use super::view::View;
 use crate::field::ErrorList;
 use crate::kind::Kind;
 use crate::names;
-use crate::object::{Json, Object};
+use crate::object::Object;
 use crate::printing::network;
 use crate::strategy::{Cell, Strategy};
 use crate::time::Time;
@@ -31,13 +31,6 @@ pub(crate) fn kind() -> Kind {
 }
 
 impl Strategy for EndpointSlices {
-    fn default(&self, object: &mut Object) {
-        for port in object.list_at_mut("ports") {
-            port.set_default("name", || "");
-            port.set_default("protocol", || "TCP");
-        }
-    }
-
     fn validate(&self, object: &Object) -> ErrorList {
         let mut errors = ErrorList::new();
         let root = View::root(object.value());
@@ -138,10 +131,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::kinds::tests::defaulted;
 
     fn check(slice: Value, expected: &[&str], why: &str) {
-        let mut slice = Object::from_value(slice).unwrap();
-        EndpointSlices.default(&mut slice);
+        let slice = defaulted(&kind(), slice);
         let printed: Vec<String> = EndpointSlices.validate(&slice).iter().map(ToString::to_string).collect();
         assert_eq!(printed, expected, "{why}");
     }

@@ -24,17 +24,14 @@ impl Kind {
         errors
     }
 
-    /// What is wrong with an update of the main resource.
-    pub fn validate_change(&self, new: &Object, old: &Object) -> ErrorList {
+    /// What is wrong with an update through `subresource`; an empty one is the main resource.
+    pub fn validate_change(&self, subresource: &str, new: &Object, old: &Object) -> ErrorList {
         let mut errors = self.validate_meta_change(new, old);
-        errors.extend(self.strategy.validate_update(new, old));
-        errors
-    }
-
-    /// What is wrong with an update of `status`.
-    pub fn validate_status_change(&self, new: &Object, old: &Object) -> ErrorList {
-        let mut errors = self.validate_meta_change(new, old);
-        errors.extend(self.strategy.validate_status_update(new, old));
+        errors.extend(match subresource {
+            "" => self.strategy.validate_update(new, old),
+            "status" => self.strategy.validate_status_update(new, old),
+            part => self.strategy.validate_part_update(part, new, old),
+        });
         errors
     }
 
@@ -278,7 +275,7 @@ mod tests {
         );
         let mut renamed = object.clone();
         renamed.meta_mut().set_name("b").set_namespace("");
-        let printed = nodes.validate_change(&renamed, &object).to_string();
+        let printed = nodes.validate_change("", &renamed, &object).to_string();
         assert!(printed.starts_with("[metadata.name: Invalid value: \"b\": field is immutable"), "{printed}");
     }
 

@@ -31,11 +31,6 @@ pub(crate) fn kind() -> Kind {
         .strategy(Namespaces)
 }
 
-/// Before an update of `finalize` is validated: only `spec.finalizers` may come from the client.
-pub fn prepare_finalize(new: &mut Object, old: &Object) {
-    carry_over(new, old, "status");
-}
-
 fn carry_over(new: &mut Object, old: &Object, field: &str) {
     match old.get(field) {
         Some(value) => new.set(field, value.clone()),
@@ -53,11 +48,9 @@ fn set_name_label(object: &mut Object) {
 impl Strategy for Namespaces {
     fn default(&self, object: &mut Object) {
         set_name_label(object);
-        object.set_default("status.phase", || "Active");
     }
 
     fn prepare_create(&self, object: &mut Object) {
-        set_name_label(object);
         let mut finalizers = object.list_at("spec.finalizers").to_vec();
         if !finalizers.contains(&Value::from(FINALIZER)) {
             finalizers.push(FINALIZER.into());
@@ -118,6 +111,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::tests::defaulted;
 
     fn object(value: Value) -> Object {
         Object::from_value(value).unwrap()
@@ -126,13 +120,13 @@ mod tests {
     #[test]
     fn a_new_namespace_is_active_held_and_labelled() {
         let mut namespace = object(json!({"metadata": {"name": "shop", "labels": {"a": "b"}}}));
-        Namespaces.default(&mut namespace);
         Namespaces.prepare_create(&mut namespace);
+        let namespace = defaulted(&kind(), namespace.into_value());
         assert_eq!(
             namespace.value(),
             &json!({
                 "metadata": {"name": "shop", "labels": {"a": "b", "kubernetes.io/metadata.name": "shop"}},
-                "status": {"phase": "Active"}, "spec": {"finalizers": ["kubernetes"]}
+                "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}
             })
         );
     }
@@ -145,13 +139,6 @@ mod tests {
         let mut update = object(json!({"metadata": {"name": "a"}, "spec": {}}));
         Namespaces.prepare_update(&mut update, &old);
         assert_eq!(update.list_at("spec.finalizers"), ["kubernetes"]);
-        let mut finalize =
-            object(json!({"metadata": {"name": "a"}, "spec": {}, "status": {"phase": "Gone"}}));
-        prepare_finalize(&mut finalize, &old);
-        assert_eq!(
-            finalize.value(),
-            &json!({"metadata": {"name": "a"}, "spec": {}, "status": {"phase": "Active"}})
-        );
     }
 
     #[test]

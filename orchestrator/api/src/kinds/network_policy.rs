@@ -5,7 +5,7 @@ use super::view::View;
 use crate::field::ErrorList;
 use crate::kind::Kind;
 use crate::names;
-use crate::object::{Json, Map, Object, Value};
+use crate::object::{Json, Object};
 use crate::printing::network;
 use crate::strategy::{Cell, Strategy};
 use crate::time::Time;
@@ -26,14 +26,6 @@ pub(crate) fn kind() -> Kind {
 
 impl Strategy for NetworkPolicies {
     fn default(&self, object: &mut Object) {
-        object.set_default("spec.podSelector", || Value::Object(Map::new()));
-        for rules in ["spec.ingress", "spec.egress"] {
-            for rule in object.list_at_mut(rules) {
-                for port in rule.list_at_mut("ports") {
-                    port.set_default("protocol", || "TCP");
-                }
-            }
-        }
         if object.list_at("spec.policyTypes").is_empty() {
             let mut types = vec!["Ingress"];
             if !object.list_at("spec.egress").is_empty() {
@@ -134,14 +126,13 @@ fn ip_block(errors: &mut ErrorList, block: &View<'_, '_>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::kinds::tests::defaulted;
 
     fn policy(spec: Value) -> Object {
-        let mut policy = Object::from_value(json!({ "spec": spec })).unwrap();
-        NetworkPolicies.default(&mut policy);
-        policy
+        defaulted(&kind(), json!({ "spec": spec }))
     }
 
     fn check(spec: Value, expected: &[&str], why: &str) {

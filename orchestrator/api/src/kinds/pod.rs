@@ -61,8 +61,11 @@ pub(crate) fn binding_kind() -> Kind {
 }
 
 impl Strategy for Pods {
+    /// The quality of service depends on other defaults (requests follow limits), so it is worked out after them.
     fn default(&self, object: &mut Object) {
         defaults::default_pod(object);
+        let class = lifecycle::qos_class(object);
+        object.set_default("status.qosClass", || class);
     }
 
     fn prepare_create(&self, object: &mut Object) {
@@ -145,13 +148,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::tests::defaulted;
 
     fn pod(spec: Value) -> Object {
         let mut pod =
             Object::from_value(json!({"metadata": {"name": "a", "namespace": "d"}, "spec": spec})).unwrap();
-        Pods.default(&mut pod);
         Pods.prepare_create(&mut pod);
-        pod
+        defaulted(&kind(), pod.into_value())
     }
 
     fn check(spec: Value, expected: &[&str], why: &str) {

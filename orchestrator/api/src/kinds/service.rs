@@ -40,7 +40,6 @@ impl Strategy for Services {
             *spec = Value::Object(Map::new());
         }
         default_spec(spec);
-        object.set_default("status.loadBalancer", || Value::Object(Map::new()));
     }
 
     fn prepare_create(&self, object: &mut Object) {
@@ -129,7 +128,7 @@ fn default_port(port: &mut Value) {
 fn is_external(spec: &Value) -> bool {
     match spec.text("type") {
         "LoadBalancer" | "NodePort" => true,
-        "ClusterIP" => !spec.list_at("externalIPs").is_empty(),
+        "ClusterIP" | "" => !spec.list_at("externalIPs").is_empty(),
         _ => false,
     }
 }
@@ -292,11 +291,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::tests::defaulted;
 
     pub(super) fn service(spec: Value) -> Object {
-        let mut service = Object::from_value(json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
-        Services.default(&mut service);
-        service
+        defaulted(&kind(), json!({"metadata": {"name": "web"}, "spec": spec}))
     }
 
     fn updated(new: Value, old: Value) -> Value {

@@ -4,15 +4,13 @@ use super::checks;
 use super::view::View;
 use crate::field::ErrorList;
 use crate::kind::{Column, Kind};
-use crate::object::{Json, Object};
+use crate::object::Object;
 use crate::strategy::Strategy;
 
 /// Shortest life of a token that may be asked for, as upstream.
 const TOKEN_SECONDS_MIN: i64 = 10 * 60;
 /// Longest life of a token that may be asked for, as upstream.
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
-/// The life of a token when none is asked for.
-const TOKEN_SECONDS_DEFAULT: i64 = 60 * 60;
 
 struct ServiceAccounts;
 
@@ -26,11 +24,6 @@ pub(crate) fn kind() -> Kind {
 }
 
 impl Strategy for ServiceAccounts {}
-
-/// Fills in what a TokenRequest may leave out.
-pub fn default_token_request(request: &mut Object) {
-    request.set_default("spec.expirationSeconds", || TOKEN_SECONDS_DEFAULT);
-}
 
 /// What is wrong with a TokenRequest.
 pub fn validate_token_request(request: &Object) -> ErrorList {
@@ -62,12 +55,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::object::Json;
 
     #[test]
     fn token_requests() {
         let mut request = Object::from_value(json!({"spec": {"audiences": ["a"]}})).unwrap();
-        default_token_request(&mut request);
-        assert_eq!(request.i64_at("spec.expirationSeconds"), Some(3600));
         assert!(validate_token_request(&request).is_empty());
         request.set("spec.expirationSeconds", 60);
         assert_eq!(

@@ -1,4 +1,5 @@
-//! Defaults of pods and pod templates that depend on other fields or that no schema carries.
+//! Defaults of pods and pod templates that depend on other fields. The schema's plain ones are in place already; they
+//! stand here once more where Go's zero value, written out by a client, counts as "not set" as well.
 //!
 //! A template gets those of the spec alone; what [`default_pod`] adds on top (requests from limits, host ports) would make
 //! a template's hash change with the server's version.
@@ -6,11 +7,7 @@
 use crate::kinds::node::canonical_quantities;
 use crate::object::{Json, Map, Value};
 
-const TERMINATION_GRACE_SECONDS: i64 = 30;
 const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
-/// `0644`, the mode of files in Secret, ConfigMap, downward API and projected volumes.
-const FILE_MODE: i64 = 0o644;
-const TOKEN_SECONDS: i64 = 3600;
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// Defaults of a whole pod.
@@ -36,8 +33,6 @@ pub(crate) fn default_spec(spec: &mut Value) {
     text_default(spec, "restartPolicy", "Always");
     text_default(spec, "dnsPolicy", "ClusterFirst");
     text_default(spec, "schedulerName", "default-scheduler");
-    spec.set_default("terminationGracePeriodSeconds", || TERMINATION_GRACE_SECONDS);
-    spec.set_default("securityContext", || Value::Object(Map::new()));
     service_account(spec);
     canonical_quantities(spec.map_at_mut("overhead"));
     for volume in spec.list_at_mut("volumes") {
@@ -113,7 +108,6 @@ fn default_container(container: &mut Value) {
     text_default(container, "imagePullPolicy", policy);
     text_default(container, "terminationMessagePath", TERMINATION_MESSAGE_PATH);
     text_default(container, "terminationMessagePolicy", "File");
-    container.set_default("resources", || Value::Object(Map::new()));
     canonical_quantities(container.map_at_mut("resources.limits"));
     canonical_quantities(container.map_at_mut("resources.requests"));
     for port in container.list_at_mut("ports") {
@@ -155,9 +149,6 @@ fn default_probe(probe: &mut Value) {
     if let Some(action) = probe.at_mut("httpGet") {
         default_http_get(action);
     }
-    if let Some(action) = probe.at_mut("grpc") {
-        action.set_default("service", || "");
-    }
 }
 
 fn default_http_get(action: &mut Value) {
@@ -168,9 +159,6 @@ fn default_http_get(action: &mut Value) {
 fn default_downward(source: &mut Value) {
     if let Some(reference) = source.at_mut("fieldRef") {
         text_default(reference, "apiVersion", "v1");
-    }
-    if let Some(reference) = source.at_mut("resourceFieldRef") {
-        reference.set_default("divisor", || "0");
     }
 }
 
@@ -183,11 +171,6 @@ fn default_volume(volume: &mut Value) {
     if !has_source {
         volume.set("emptyDir", Value::Object(Map::new()));
     }
-    for source in ["secret", "configMap", "downwardAPI", "projected"] {
-        if let Some(source) = volume.at_mut(source) {
-            source.set_default("defaultMode", || FILE_MODE);
-        }
-    }
     for item in volume.list_at_mut("downwardAPI.items") {
         default_downward(item);
     }
@@ -195,12 +178,6 @@ fn default_volume(volume: &mut Value) {
         for item in source.list_at_mut("downwardAPI.items") {
             default_downward(item);
         }
-        if let Some(token) = source.at_mut("serviceAccountToken") {
-            token.set_default("expirationSeconds", || TOKEN_SECONDS);
-        }
-    }
-    if let Some(host) = volume.at_mut("hostPath") {
-        host.set_default("type", || "");
     }
     if let Some(image) = volume.at_mut("image") {
         let policy = pull_policy(image.text("reference"));
@@ -216,19 +193,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::tests::defaulted;
+    use crate::kinds::{apps, pod};
+
+    fn spec(spec: Value) -> Value {
+        let pod = defaulted(&pod::kind(), json!({ "spec": spec })).into_value();
+        pod["spec"].clone()
+    }
+
+    fn template(spec: Value) -> Value {
+        let object = json!({"spec": {"template": {"spec": spec}}});
+        defaulted(&apps::deployment_kind(), object).into_value()["spec"]["template"]["spec"].clone()
+    }
 
     #[test]
     fn the_smallest_pod() {
-        let mut pod = json!({"spec": {"containers": [{"name": "a", "image": "echo:1"}]}});
-        default_pod(&mut pod);
         assert_eq!(
-            pod,
-            json!({"spec": {
+            spec(json!({"containers": [{"name": "a", "image": "echo:1"}]})),
+            json!({
                 "containers": [{"name": "a", "image": "echo:1", "imagePullPolicy": "IfNotPresent",
                     "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File", "resources": {}}],
                 "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler",
                 "terminationGracePeriodSeconds": 30, "securityContext": {}, "enableServiceLinks": true
-            }})
+            })
         );
     }
 
@@ -249,41 +236,37 @@ mod tests {
 
     #[test]
     fn requests_follow_limits_in_canonical_form() {
-        let mut pod = json!({"spec": {"containers": [{"name": "a", "image": "e:1",
-            "resources": {"limits": {"cpu": 0.5, "memory": "1024Mi"}, "requests": {"cpu": "100m"}}}]}});
-        default_pod(&mut pod);
+        let spec = spec(json!({"containers": [{"name": "a", "image": "e:1",
+            "resources": {"limits": {"cpu": 0.5, "memory": "1024Mi"}, "requests": {"cpu": "100m"}}}]}));
         assert_eq!(
-            pod["spec"]["containers"][0]["resources"],
+            spec["containers"][0]["resources"],
             json!({"limits": {"cpu": "500m", "memory": "1Gi"}, "requests": {"cpu": "100m", "memory": "1Gi"}})
         );
     }
 
     #[test]
-    fn host_network_claims_host_ports_of_pods_alone() {
-        let spec = json!({"hostNetwork": true, "containers": [{"name": "a", "image": "e:1", "ports": [{"containerPort": 80}]}]});
-        let mut pod = json!({ "spec": spec });
-        default_pod(&mut pod);
-        assert_eq!(
-            pod["spec"]["containers"][0]["ports"][0],
-            json!({"containerPort": 80, "protocol": "TCP", "hostPort": 80})
-        );
-        let mut template = spec;
-        default_spec(&mut template);
-        assert_eq!(template["containers"][0]["ports"][0], json!({"containerPort": 80, "protocol": "TCP"}));
+    fn a_template_gets_less_than_a_pod() {
+        let bare = json!({"hostNetwork": true, "containers": [{"name": "a", "image": "e:1",
+            "ports": [{"containerPort": 80}], "resources": {"limits": {"cpu": "1"}}}]});
+        let (pod, template) = (spec(bare.clone()), template(bare));
+        let ports = |spec: &Value| spec["containers"][0]["ports"][0].clone();
+        assert_eq!(ports(&pod), json!({"containerPort": 80, "protocol": "TCP", "hostPort": 80}));
+        assert_eq!(ports(&template), json!({"containerPort": 80, "protocol": "TCP"}));
+        assert!(!template["containers"][0].has("resources.requests"));
         assert!(!template.has("enableServiceLinks"));
+        assert_eq!(template["restartPolicy"], "Always");
     }
 
     #[test]
     fn volumes_probes_and_environment() {
-        let mut spec = json!({
+        let spec = spec(json!({
             "serviceAccount": "robot",
             "volumes": [{"name": "a"}, {"name": "b", "secret": {"secretName": "s"}}, {"name": "c", "hostPath": {"path": "/x"}},
                 {"name": "d", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}],
             "containers": [{"name": "a", "image": "e:1",
                 "livenessProbe": {"httpGet": {"port": 80}, "periodSeconds": 0},
                 "env": [{"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}]
-        });
-        default_spec(&mut spec);
+        }));
         assert_eq!(spec["serviceAccountName"], "robot");
         assert_eq!(
             spec["volumes"],

@@ -14,7 +14,7 @@ const QOS_RESOURCES: [&str; 2] = ["cpu", "memory"];
 
 /// The status of a new pod.
 pub(crate) fn initial_status(pod: &Object) -> Value {
-    let mut status = json!({"phase": "Pending", "qosClass": qos_class(pod)});
+    let mut status = json!({"phase": "Pending"});
     if !pod.list_at("spec.schedulingGates").is_empty() {
         status["conditions"] = json!([{
             "type": "PodScheduled",
