@@ -197,6 +197,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn watch(&self, range: KeyRange, from: Revision) -> Result<WatchStream, StoreError> {
+        validate::watch(&range)?;
         self.check_open()?;
         Ok(Watch::new(self.shared.clone(), range, from)?.boxed())
     }

@@ -11,6 +11,7 @@ mod config;
 mod embedded;
 mod engine;
 mod error;
+mod etcd;
 mod metrics;
 mod open;
 mod types;

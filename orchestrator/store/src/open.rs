@@ -7,7 +7,7 @@ use prometheus::Registry;
 
 use crate::{
     EngineConfig, KeyRange, LeaseId, RangeOptions, RangeResult, Revision, Store, StoreConfig, StoreError,
-    Txn, TxnResult, WatchStream, embedded::EmbeddedStore, metrics::Metrics,
+    Txn, TxnResult, WatchStream, embedded::EmbeddedStore, etcd::EtcdStore, metrics::Metrics,
 };
 
 /// Opens the store. Its metrics are registered in `registry`, which serves one store.
@@ -18,7 +18,10 @@ pub async fn open(config: StoreConfig, registry: &Registry) -> Result<Arc<dyn St
             let store = EmbeddedStore::open(path, &config, metrics.clone()).await?;
             Ok(Arc::new(Counted { store, metrics }))
         }
-        EngineConfig::Etcd { .. } => Err(StoreError::Unsupported { what: "etcd".into() }),
+        EngineConfig::Etcd { endpoints } => {
+            let store = EtcdStore::open(endpoints, &config, metrics.clone()).await?;
+            Ok(Arc::new(Counted { store, metrics }))
+        }
     }
 }
 

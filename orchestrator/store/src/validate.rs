@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::{
     class::{Classes, StorageClass},
     error::StoreError,
-    types::{Compare, Op, Txn},
+    types::{Compare, KeyRange, Op, Txn},
 };
 
 /// etcd takes requests of 1.5 MiB with all that surrounds the values, and so much less fits into one of them.
@@ -45,6 +45,11 @@ pub(crate) fn txn(txn: &Txn, classes: &Classes) -> Result<usize, StoreError> {
     }
     txn.then.iter().try_for_each(|op| check_lease(op, classes))?;
     Ok(size)
+}
+
+/// Checks what is to be watched.
+pub(crate) fn watch(range: &KeyRange) -> Result<(), StoreError> {
+    if range.is_empty() { Err(invalid("the range to watch is empty".into())) } else { Ok(()) }
 }
 
 fn value_bytes(op: &Op) -> usize {

@@ -79,7 +79,9 @@ impl Entry {
     /// How many of the older states end at or before a revision, that is, cannot be read at it or later.
     fn ended_by(&self, revision: Revision) -> usize {
         let successors = self.older.iter().skip(1).chain([&self.newest]);
-        successors.take_while(|successor| successor.mod_revision <= revision).count()
+        let ended =
+            successors.take(self.older.len()).take_while(|successor| successor.mod_revision <= revision);
+        ended.count()
     }
 }
 
@@ -195,14 +197,14 @@ impl Index {
         if range.is_empty() {
             return Ok((scan, at));
         }
-        let mut from = Bound::Included(Box::from(&range.start[..]));
+        let mut from = Bound::Included(range.start.to_vec());
         loop {
             let tree = self.tree.read();
             if at < self.oldest_in(&tree, range) {
                 return Err(StoreError::Compacted { requested: at, oldest: self.oldest_in(&tree, range) });
             }
             let end = if range.end.is_empty() { Bound::Unbounded } else { Bound::Excluded(&range.end[..]) };
-            let start = from.as_ref().map(|key: &Box<[u8]>| &key[..]);
+            let start = from.as_ref().map(Vec::as_slice);
             let mut visited = 0;
             let mut last = None;
             for (key, entry) in tree.keys.range::<[u8], _>((start, end)).take(SCAN_HOLD) {
@@ -213,7 +215,7 @@ impl Index {
                 }
             }
             match last {
-                Some(key) if visited == SCAN_HOLD => from = Bound::Excluded(key.clone()),
+                Some(key) if visited == SCAN_HOLD => from = Bound::Excluded(key.to_vec()),
                 _ => return Ok((scan, at)),
             }
         }

@@ -251,6 +251,13 @@ impl Log {
         Ok(true)
     }
 
+    /// Moves what the write-ahead log holds into the main file, which only then gets shorter. Waits for nobody.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .map_err(|error| store_error(&self.path, &error))
+    }
+
     /// Bytes of the main file.
     pub fn bytes(&self) -> Result<u64, StoreError> {
         Ok(self.number("PRAGMA page_count")? * u64::from(PAGE_BYTES))

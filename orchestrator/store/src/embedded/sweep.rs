@@ -162,6 +162,9 @@ impl Work {
             }
             Self::Shrinking => {
                 let more = log.shrink()?;
+                if !more {
+                    log.checkpoint()?;
+                }
                 shared.metrics.superseded.set(shared.index.superseded() as i64);
                 shared.metrics.disk_bytes.set(log.bytes()? as i64);
                 Ok(if more { Self::Shrinking } else { Self::Nothing })

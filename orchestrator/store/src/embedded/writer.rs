@@ -44,6 +44,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// Answers a transaction.
 pub(super) type Reply = oneshot::Sender<Result<Outcome, StoreError>>;
 
+/// Of each transaction of a group, in order.
+type Outcomes = Vec<Result<Outcome, StoreError>>;
+
 /// What the writer is asked to do.
 pub(super) enum Command {
     Txn {
@@ -163,7 +166,7 @@ impl Writer {
         replies.into_iter().zip(outcomes).for_each(|(reply, outcome)| answer(reply, outcome));
     }
 
-    fn apply(&mut self, txns: &[Txn]) -> Vec<Result<Outcome, StoreError>> {
+    fn apply(&mut self, txns: &[Txn]) -> Outcomes {
         if txns.is_empty() {
             return Vec::new();
         }
@@ -189,7 +192,7 @@ impl Writer {
         &mut self,
         txns: &[Txn],
         refused: Option<StoreError>,
-    ) -> Result<(Vec<Staged>, Vec<Result<Outcome, StoreError>>), StoreError> {
+    ) -> Result<(Vec<Staged>, Outcomes), StoreError> {
         let mut group = Group::new(&self.shared, &self.log, &self.ephemerals, refused, self.last);
         let added = txns.iter().try_for_each(|txn| group.add(txn));
         let Group { staged, outcomes, durable, .. } = {
