@@ -80,8 +80,14 @@ fn was_not_sent(text: &str) -> bool {
 }
 
 fn unanswered(endpoints: &str, kind: Kind, not_sent: bool, text: String) -> StoreError {
-    let reason =
-        format!("etcd at {endpoints}: {text}; check that it runs and is healthy (etcdctl endpoint health)");
+    let remedy = if text.contains("certificate") {
+        "check that the CA file given for etcd is the one that signed its certificate"
+    } else if endpoints.starts_with("https://") && text.contains("connection closed") {
+        "it may want a client certificate that it trusts; check the one given for etcd"
+    } else {
+        "check that it runs and is healthy (etcdctl endpoint health)"
+    };
+    let reason = format!("etcd at {endpoints}: {text}; {remedy}");
     if kind == Kind::Write && !not_sent {
         StoreError::OutcomeUnknown { reason }
     } else {
