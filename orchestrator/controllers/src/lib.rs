@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod context;
+pub mod garbage;
 mod metrics;
 pub mod objects;
 pub mod replicaset;
