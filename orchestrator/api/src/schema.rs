@@ -83,6 +83,8 @@ pub struct Field {
     pub list: ListType,
     /// Whether an object or map is one value when changes are merged.
     pub atomic: bool,
+    /// Whether the object is always there, if only without fields; others are there or not.
+    pub embedded: bool,
     /// Whether a strategic merge patch merges the list rather than replace it.
     pub merge: bool,
     /// Whether a strategic merge patch may say which keys to retain.
@@ -152,8 +154,12 @@ pub struct Schema {
 }
 
 static BUILTIN: LazyLock<Schema> = LazyLock::new(|| {
-    facts::parse(include_str!("../schema/facts.txt"), include_str!("../schema/defaults.txt"))
-        .expect("the committed facts are those that the tests of this module read")
+    facts::parse(
+        include_str!("../schema/facts.txt"),
+        include_str!("../schema/defaults.txt"),
+        include_str!("../schema/embedded.txt"),
+    )
+    .expect("the committed facts are those that the tests of this module read")
 });
 
 impl Schema {

@@ -8,9 +8,9 @@
 //! A definition: name, then `=TYPE` if it is one value, `atomic`, `kind=GROUP/VERSION/KIND` for each kind. A field, with
 //! one space before it: name, type, then `required`, `set`, `keys=A,B`, `atomic`, `patch=merge|retainKeys`, `merge=KEY`.
 //! A type: `string bytes int32 int64 double bool time micro-time quantity int-or-string any`, `[T]`, `{T}`, `@NAME`.
-//! Defaults are lines `DEFINITION.FIELD JSON` of a file of their own.
+//! Defaults are lines `DEFINITION.FIELD JSON` of a file of their own, embedded objects lines `DEFINITION.FIELD` or `*.FIELD`.
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Body, Definition, DefinitionId, Field, ListType, Scalar, Schema, Type};
 
@@ -25,8 +25,8 @@ pub struct FactsError {
     problem: String,
 }
 
-/// Reads facts and defaults.
-pub fn parse(facts: &'static str, defaults: &'static str) -> Result<Schema, FactsError> {
+/// Reads facts, defaults and the list of embedded objects.
+pub fn parse(facts: &'static str, defaults: &'static str, embedded: &str) -> Result<Schema, FactsError> {
     let ids = definition_ids(facts);
     let mut definitions: Vec<Definition> = Vec::with_capacity(ids.len());
     for (line, text) in lines(facts) {
@@ -45,7 +45,19 @@ pub fn parse(facts: &'static str, defaults: &'static str) -> Result<Schema, Fact
     for (line, text) in lines(defaults) {
         default(text, &ids, &mut definitions).map_err(|problem| FactsError { line, problem })?;
     }
+    let embedded: HashSet<String> = embedded.lines().map(embedded_name).collect();
+    for Definition { name, body, .. } in &mut definitions {
+        let Body::Fields(fields) = body else { continue };
+        for field in fields {
+            field.embedded = embedded.contains(&format!("*.{}", field.name))
+                || embedded.contains(&format!("{name}.{}", field.name));
+        }
+    }
     Ok(Schema::new(definitions))
+}
+
+fn embedded_name(line: &str) -> String {
+    if line.starts_with("*.") { line.to_owned() } else { full_name(line) }
 }
 
 fn lines(text: &'static str) -> impl Iterator<Item = (usize, &'static str)> {
@@ -96,6 +108,7 @@ fn field(text: &'static str, ids: &Ids) -> Result<Field, String> {
         required: false,
         list: ListType::Atomic,
         atomic: false,
+        embedded: false,
         merge: false,
         retain_keys: false,
         merge_key: None,
@@ -189,7 +202,7 @@ mod tests {
             ("A kind=x", "", "line 1: malformed kind x"),
             ("io.k8s.api.A\n x string", "A.y 1", "line 1: io.k8s.api.A has no field y"),
         ] {
-            assert_eq!(parse(facts, defaults).unwrap_err().to_string(), message);
+            assert_eq!(parse(facts, defaults, "").unwrap_err().to_string(), message);
         }
     }
 
@@ -198,6 +211,7 @@ mod tests {
         let schema = parse(
             "io.k8s.api.A kind=/v1/A atomic\n f [{@io.k8s.api.B}] required set\n g string\nio.k8s.api.B =quantity",
             "A.g \"x\"",
+            "A.g\n*.nothing",
         )
         .unwrap();
         let a = schema.get(schema.by_kind("", "v1", "A").unwrap());
@@ -206,5 +220,6 @@ mod tests {
         assert_eq!(field.list, ListType::Set);
         assert!(matches!(&field.ty, Type::List(inner) if matches!(**inner, Type::Map(_))));
         assert_eq!(a.field("g").unwrap().default.as_deref().unwrap(), "x");
+        assert!(a.field("g").unwrap().embedded && !field.embedded);
     }
 }
