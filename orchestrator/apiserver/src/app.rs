@@ -16,8 +16,10 @@ use store::{Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::alloc::Allocators;
 use crate::authn::{Authenticator, ServiceAccountTokens};
 use crate::body::{Body, BoxError};
+use crate::bootstrap;
 use crate::cache::Feed;
 use crate::config::Config;
 use crate::handlers;
@@ -63,6 +65,9 @@ pub enum BuildError {
     /// The store cannot be read.
     #[error("cannot load the cluster's state")]
     Store(#[from] StoreError),
+    /// What every cluster has could not be made.
+    #[error("cannot make the cluster's first objects")]
+    Bootstrap(#[from] api::ApiError),
 }
 
 /// A running API server's inside, shared by all requests.
@@ -75,6 +80,7 @@ pub struct Api {
     pub(crate) service_accounts: Arc<ServiceAccountTokens>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    pub(crate) allocators: Allocators,
     pub(crate) routes: axum::Router<Arc<Api>>,
     pub(crate) draining: CancellationToken,
 }
@@ -138,6 +144,7 @@ impl ApiServer {
             routes: handlers::other::router(metrics_registry.clone(), health),
             metrics: Metrics::new(&metrics_registry),
             limits: Limits::new(),
+            allocators: Allocators::default(),
             draining: draining.clone(),
             config,
             registry,
@@ -145,6 +152,7 @@ impl ApiServer {
             feed,
             service_accounts,
         });
+        bootstrap::run(&api).await?;
         let server = Server::new(Arc::new(api.clone()), tls, draining.clone());
         tokio::spawn(server.clone().accept(listener));
         Ok(Bound {

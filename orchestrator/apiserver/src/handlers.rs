@@ -10,6 +10,7 @@ use crate::router::Call;
 
 pub mod other;
 pub mod reading;
+pub mod writing;
 
 /// Answers a request whose resource, verb and subresource exist.
 pub async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
@@ -18,6 +19,12 @@ pub async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, Api
         (Verb::Get, "" | "status") => reading::get(call).await,
         (Verb::List, "") => reading::list(call).await,
         (Verb::Watch, "") => reading::watch(call).await,
+        (Verb::Create, "") => writing::create(call, body).await,
+        (Verb::Update, "" | "status" | "approval" | "finalize" | "ephemeralcontainers" | "resize") => {
+            writing::update(call, body).await
+        }
+        (Verb::Delete, "") => writing::delete(call, body).await,
+        (Verb::DeleteCollection, "") => writing::delete_collection(call, body).await,
         _ => {
             drop(body);
             Err(ApiError::method_not_allowed(&*call.resource.kind, info.verb.as_str()))

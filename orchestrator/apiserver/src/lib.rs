@@ -4,10 +4,13 @@
 //! `store`. Reads are served by `cache`; writes take the one path through `pipeline`, whatever the kind.
 #![deny(unsafe_code)]
 
+pub mod admission;
+pub mod alloc;
 pub mod app;
 pub mod authn;
 pub mod authz;
 pub mod body;
+pub mod bootstrap;
 pub mod cache;
 pub mod config;
 pub mod error;
@@ -16,6 +19,7 @@ pub mod metrics;
 pub mod negotiate;
 pub mod nodelink;
 pub mod options;
+pub mod pipeline;
 pub mod read;
 pub mod render;
 pub mod request_info;

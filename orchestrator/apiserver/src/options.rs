@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use api::ApiError;
+use api::decode::FieldValidation;
 use store::Revision;
 
 use crate::request_info::truthy;
@@ -55,17 +56,6 @@ pub struct ReadOptions {
     pub bookmarks: bool,
     /// `sendInitialEvents`.
     pub initial_events: Option<bool>,
-}
-
-/// What to do with fields that the schema does not know, and with duplicates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FieldValidation {
-    /// Drop them.
-    Ignore,
-    /// Drop them and warn.
-    Warn,
-    /// Refuse the request.
-    Strict,
 }
 
 /// The parameters of writes.
@@ -225,19 +215,18 @@ impl WriteOptions {
         Ok(Self {
             dry_run: dry_run(query.all("dryRun"))?,
             field_manager: field_manager(query.get("fieldManager").unwrap_or_default(), user_agent)?,
-            field_validation: match query.get("fieldValidation").unwrap_or_default() {
-                "Ignore" => FieldValidation::Ignore,
-                "" | "Warn" => FieldValidation::Warn,
-                "Strict" => FieldValidation::Strict,
-                other => {
-                    return Err(ApiError::bad_request(format!(
-                        "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-                    )));
-                }
-            },
+            field_validation: field_validation(query.get("fieldValidation").unwrap_or_default())?,
             force: query.flag("force").unwrap_or(false),
         })
     }
+}
+
+fn field_validation(text: &str) -> Result<FieldValidation, ApiError> {
+    FieldValidation::parse(text).ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "fieldValidation: Unsupported value: {text:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+        ))
+    })
 }
 
 /// Whether `dryRun` asks for a rehearsal.
