@@ -5,11 +5,15 @@
 //! process at a time, the leader's.
 #![forbid(unsafe_code)]
 
+pub mod certificates;
 mod context;
+pub mod deployment;
 pub mod garbage;
 mod metrics;
 pub mod objects;
+pub mod pod_gc;
 pub mod replicaset;
+pub mod service_accounts;
 pub mod work;
 
 pub use context::Context;

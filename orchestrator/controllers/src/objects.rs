@@ -5,7 +5,7 @@ use api::selectors::LabelSelector;
 use chrono::{DateTime, Utc};
 use client::{
     Meta,
-    objects::{StringMap, label_selector, nullable},
+    objects::{StringMap, nullable},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -32,6 +32,36 @@ pub struct Condition {
 /// The condition of a type.
 pub fn condition<'a>(conditions: &'a [Condition], r#type: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| *condition.r#type == *r#type)
+}
+
+/// A label selector, to match with and as it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "Value")]
+pub struct Selector {
+    /// To match with; what cannot be read matches nothing.
+    pub parsed: LabelSelector,
+    /// As it stands.
+    pub json: Value,
+}
+
+impl From<Value> for Selector {
+    fn from(json: Value) -> Self {
+        let parsed = LabelSelector::from_object(Some(&json)).unwrap_or_else(|_| LabelSelector::nothing());
+        Self { parsed, json }
+    }
+}
+
+impl Default for Selector {
+    fn default() -> Self {
+        Value::Null.into()
+    }
+}
+
+impl Selector {
+    /// Whether it selects an object.
+    pub fn selects(&self, meta: &Meta) -> bool {
+        self.parsed.matches(|key| meta.labels.get(key))
+    }
 }
 
 // === pods ===
@@ -261,8 +291,7 @@ pub struct ReplicaSetSpec {
     #[serde(deserialize_with = "nullable")]
     pub min_ready_seconds: i64,
     /// Which pods are its own.
-    #[serde(deserialize_with = "label_selector")]
-    pub selector: LabelSelector,
+    pub selector: Selector,
     /// What its pods look like.
     pub template: Arc<Value>,
 }
@@ -317,11 +346,7 @@ pub struct DeploymentSpec {
     /// How many pods.
     pub replicas: Option<i64>,
     /// Which pods and sets are its own.
-    #[serde(deserialize_with = "label_selector")]
-    pub selector: LabelSelector,
-    /// The selector as it stands.
-    #[serde(skip)]
-    pub selector_json: Value,
+    pub selector: Selector,
     /// What its pods look like.
     pub template: Arc<Value>,
     /// How pods are replaced.

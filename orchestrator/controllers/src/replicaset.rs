@@ -77,9 +77,8 @@ impl Controller<'_> {
             }
             Some(_) => {}
             None => {
-                let labels = &pod.metadata.labels;
                 let sets = self.sets.in_namespace(namespace);
-                let selecting = sets.iter().filter(|set| set.spec.selector.matches(|key| labels.get(key)));
+                let selecting = sets.iter().filter(|set| set.spec.selector.selects(&pod.metadata));
                 selecting.for_each(|set| self.queue.add(set.metadata.key()));
             }
         }

@@ -46,7 +46,7 @@ pub fn plan(
     let deleting = set.metadata.is_deleting();
     for pod in pods {
         let ours = pod.metadata.controller().is_some_and(|owner| owner.uid == set.metadata.uid);
-        let selected = set.spec.selector.matches(|key| pod.metadata.labels.get(key));
+        let selected = set.spec.selector.selects(&pod.metadata);
         match (ours, selected) {
             (true, true) => claimed.push(pod),
             (true, false) if !deleting => plan.release.push(pod.clone()),
@@ -101,7 +101,7 @@ fn crowds(set: &ReplicaSet, all: &Store<Pod>) -> HashMap<Box<str>, usize> {
     let related = all.in_namespace(&set.metadata.namespace);
     let labels = related.iter().filter(|pod| pod.is_active() && !pod.spec.node_name.is_empty());
     let hashless: Vec<_> =
-        set.spec.selector.requirements.iter().filter(|one| one.key != "pod-template-hash").collect();
+        set.spec.selector.parsed.requirements.iter().filter(|one| one.key != "pod-template-hash").collect();
     for pod in labels.filter(|pod| hashless.iter().all(|one| one.matches(pod.metadata.labels.get(&one.key))))
     {
         *crowds.entry(pod.spec.node_name.clone()).or_default() += 1;
