@@ -36,7 +36,7 @@ pub async fn run(ctx: Context) {
         follow(nodes.subscribe(), |delta| {
             if let client::Delta::Delete(node) = delta {
                 let bound =
-                    pods.store().list().into_iter().filter(|pod| *pod.spec.node_name == *node.metadata.name);
+                    pods.store().all().into_iter().filter(|pod| *pod.spec.node_name == *node.metadata.name);
                 bound.for_each(|pod| queue.add_after(pod.metadata.key(), NODE_ABSENT));
             }
         }),
