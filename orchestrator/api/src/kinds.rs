@@ -45,13 +45,19 @@ pub fn builtin() -> Vec<Kind> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::decode::{self, FieldValidation, Target};
     use crate::defaults;
+    use crate::kind::split_group_version;
     use crate::object::{Object, Value};
+    use crate::registry::Registry;
     use crate::time::Time;
 
-    /// An object as the pipeline defaults it: by the schema, then by its strategy.
-    pub(crate) fn defaulted(kind: &Kind, value: Value) -> Object {
-        let mut object = Object::from_value(value).unwrap();
+    /// An object as the pipeline decodes and defaults it: by the schema, then by its strategy.
+    pub(crate) fn defaulted(kind: &Kind, mut value: Value) -> Object {
+        value["apiVersion"] = kind.api_version().into();
+        value["kind"] = kind.kind.as_ref().into();
+        let decoded = decode::check(value, &Target::of(kind), FieldValidation::Strict);
+        let mut object = decoded.unwrap_or_else(|error| panic!("{}", error.message())).object;
         defaults::fill(kind.node().unwrap(), &mut object);
         kind.strategy.default(&mut object);
         object
@@ -89,6 +95,24 @@ pub(crate) mod tests {
             let mut twice = once.clone();
             kind.strategy.default(&mut twice);
             assert_eq!(once, twice, "{kind:?}");
+        }
+    }
+
+    /// The examples that `cargo xtask up` applies: nothing in them is refused, and their tables read as kubectl shows them.
+    #[test]
+    fn the_shop_is_valid() {
+        const SHOP: &str =
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/examples/shop.yaml"));
+        let registry = Registry::new(builtin());
+        let documents: Vec<Value> = serde_saphyr::from_multiple(SHOP).unwrap();
+        assert!(documents.len() > 10);
+        for document in documents {
+            let (group, version) = split_group_version(document["apiVersion"].as_str().unwrap());
+            let kind = registry.kind(group, version, document["kind"].as_str().unwrap()).unwrap();
+            let object = defaulted(kind, document);
+            let errors = kind.validate_new(&object);
+            assert!(errors.is_empty(), "{kind:?} {}: {errors}", object.meta().name());
+            assert!(kind.strategy.warnings(&object, None).is_empty());
         }
     }
 }

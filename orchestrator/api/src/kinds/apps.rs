@@ -115,6 +115,10 @@ impl Strategy for Deployments {
         errors
     }
 
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        of_template(new)
+    }
+
     fn table_row(&self, object: &Object, now: Time) -> Vec<Cell> {
         apps::deployment_row(&View::root(object.value()), now)
     }
@@ -155,9 +159,17 @@ impl Strategy for ReplicaSets {
         errors
     }
 
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        of_template(new)
+    }
+
     fn table_row(&self, object: &Object, now: Time) -> Vec<Cell> {
         apps::replica_set_row(&View::root(object.value()), now)
     }
+}
+
+fn of_template(object: &Object) -> Vec<String> {
+    pod::warnings::of_spec(&View::root(object.value()).get("spec").get("template").get("spec"))
 }
 
 /// The selector must select, and must select what the template makes.

@@ -125,6 +125,7 @@ mod tests {
         assert_eq!(
             namespace.value(),
             &json!({
+                "apiVersion": "v1", "kind": "Namespace",
                 "metadata": {"name": "shop", "labels": {"a": "b", "kubernetes.io/metadata.name": "shop"}},
                 "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}
             })

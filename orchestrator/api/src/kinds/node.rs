@@ -34,9 +34,6 @@ pub(crate) fn kind() -> Kind {
 impl Strategy for Nodes {
     fn default(&self, object: &mut Object) {
         pod_cidrs(object);
-        for list in ["status.capacity", "status.allocatable"] {
-            canonical_quantities(object.map_at_mut(list));
-        }
         if let (None, Some(capacity)) = (object.get("status.allocatable"), object.get("status.capacity")) {
             let capacity = capacity.clone();
             object.set("status.allocatable", capacity);
@@ -105,15 +102,6 @@ fn pod_cidrs(object: &mut Object) {
     }
 }
 
-/// Writes quantities the way Kubernetes stores them; what is no quantity is left for validation.
-pub(crate) fn canonical_quantities(list: Option<&mut crate::object::Map>) {
-    for value in list.into_iter().flat_map(|list| list.values_mut()) {
-        if let Ok(quantity) = Quantity::from_json(value) {
-            *value = quantity.to_string().into();
-        }
-    }
-}
-
 fn resource_quantity(errors: &mut ErrorList, view: &View<'_, '_>) {
     match view.raw().map(Quantity::from_json) {
         Some(Ok(quantity)) if quantity.is_negative() => {
@@ -150,6 +138,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::tests::defaulted;
 
     fn object(value: Value) -> Object {
         Object::from_value(value).unwrap()
@@ -157,13 +146,14 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let mut node = object(
+        let node = object(
             json!({"spec": {"podCIDR": "10.244.1.0/24"}, "status": {"capacity": {"cpu": 2, "memory": "2048Mi"}}}),
         );
-        Nodes.default(&mut node);
+        let node = defaulted(&kind(), node.into_value());
         assert_eq!(
             node.value(),
             &json!({
+                "apiVersion": "v1", "kind": "Node",
                 "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]},
                 "status": {"capacity": {"cpu": "2", "memory": "2Gi"}, "allocatable": {"cpu": "2", "memory": "2Gi"}}
             })

@@ -12,6 +12,7 @@ mod security;
 pub(crate) mod spec;
 mod update;
 mod volumes;
+pub(crate) mod warnings;
 
 use super::checks;
 use super::view::View;
@@ -102,6 +103,10 @@ impl Strategy for Pods {
         let mut errors = ErrorList::new();
         update::validate_status(&mut errors, new, old);
         errors
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        warnings::of_spec(&View::root(new.value()).get("spec"))
     }
 
     fn grace_seconds(&self, object: &Object, requested: Option<i64>) -> Option<i64> {

@@ -4,7 +4,6 @@
 //! A template gets those of the spec alone; what [`default_pod`] adds on top (requests from limits, host ports) would make
 //! a template's hash change with the server's version.
 
-use crate::kinds::node::canonical_quantities;
 use crate::object::{Json, Map, Value};
 
 const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
@@ -34,7 +33,6 @@ pub(crate) fn default_spec(spec: &mut Value) {
     text_default(spec, "dnsPolicy", "ClusterFirst");
     text_default(spec, "schedulerName", "default-scheduler");
     service_account(spec);
-    canonical_quantities(spec.map_at_mut("overhead"));
     for volume in spec.list_at_mut("volumes") {
         default_volume(volume);
     }
@@ -108,8 +106,6 @@ fn default_container(container: &mut Value) {
     text_default(container, "imagePullPolicy", policy);
     text_default(container, "terminationMessagePath", TERMINATION_MESSAGE_PATH);
     text_default(container, "terminationMessagePolicy", "File");
-    canonical_quantities(container.map_at_mut("resources.limits"));
-    canonical_quantities(container.map_at_mut("resources.requests"));
     for port in container.list_at_mut("ports") {
         text_default(port, "protocol", "TCP");
     }

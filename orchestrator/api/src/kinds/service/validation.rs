@@ -199,6 +199,8 @@ fn cluster_ips(errors: &mut ErrorList, spec: &View<'_, '_>, kind: &str) {
     let (one, all, families) = (spec.get("clusterIP"), spec.get("clusterIPs"), spec.get("ipFamilies"));
     if !one.is_empty() && all.is_empty() {
         errors.required(all.path(), "");
+    } else if one.is_empty() && !all.is_empty() {
+        errors.invalid(all.path(), all.copy(), "must be empty when `clusterIP` is not specified");
     } else if !all.is_empty() && one.raw() != all.at(0).raw() {
         errors.invalid(all.path(), all.copy(), "first value must match `clusterIP`");
     }
