@@ -15,6 +15,7 @@ pub mod kinds;
 pub mod managed_fields;
 pub mod meta;
 pub mod names;
+pub mod nodelink;
 pub mod object;
 pub mod patch;
 pub mod printing;
