@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::{
     family::{Address, cidr_key},
+    host,
     ids::Ids,
     names::Names,
     peers::{self, Addresses, Owner},
@@ -48,6 +49,7 @@ pub fn compile(snapshot: &Snapshot, ids: &mut Ids) -> Plan {
     let services = services::compile(snapshot, ids, &mut v4, &mut v6);
     plan.shortfalls.extend(services.shortfalls);
     plan.local = local(snapshot);
+    plan.host = host::compile(snapshot);
     plan.unsettled = policies.unsettled | services.unsettled | ids.ranges.settle(ids.now);
     plan.names = Arc::new(Names { policies: policies.subjects, services: services.names });
     bound(&mut plan, ids, &mut v4, ["PEERS4", "PEER_CIDRS4", "ENDPOINTS4", "SERVICES4"]);

@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod compile;
+pub mod conntrack;
 mod family;
 mod hash;
+mod host;
 mod ids;
 mod names;
 mod nodes;
@@ -24,6 +26,7 @@ pub mod testing;
 
 pub use compile::compile;
 pub use family::Address;
+pub use host::{Host, HostRoute};
 pub use ids::{GRACE, Ids, Limits};
 pub use names::{Names, ServiceName};
 pub use plan::{Family, FamilyPlan, Local, Plan, Shortfall, Slice};

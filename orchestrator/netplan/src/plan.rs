@@ -10,7 +10,7 @@ use abi::{
     PortRange, Service, ServiceKey,
 };
 
-use crate::{family::Address, names::Names};
+use crate::{family::Address, host::Host, names::Names};
 
 /// Everything that the kernel is to hold at one revision.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub struct Plan {
     pub ranges: Vec<Slice<PortRange>>,
     /// What STATE says of the node.
     pub local: Local,
+    /// What the node's own network stack must have.
+    pub host: Host,
     /// What did not fit; it is denied or rejected, and must be reported.
     pub shortfalls: Vec<Shortfall>,
     /// Something is on its way out: compile again after the grace period.

@@ -1,0 +1,273 @@
+//! The tables of connections as user space uses them: collecting what is over, and scrubbing what lost its end.
+//!
+//! The programs only add and update; what nobody uses any more is found here by batched walks. A translated connection has two
+//! entries of which each sees one direction: neither goes before both are idle.
+
+use std::{
+    collections::HashSet,
+    hash::Hash,
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use abi::{Addr4, Addr6, ConntrackEntry, ConntrackKey, names, protocol, timeout, via};
+use netplan::{
+    Address,
+    conntrack::{self, IdleTimes},
+};
+
+use crate::{
+    config::Timeouts,
+    error::{Error, Result},
+    metrics::Metrics,
+    table::Map,
+};
+
+/// Between walks when the tables are nearly empty: an idle entry does no harm there.
+const INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// Between walks when they fill: the shortest timeout, so that closed connections free their places as soon as they may.
+const INTERVAL_MIN: Duration = Duration::from_secs(5);
+/// From this part of its room on, a table counts as filling.
+const FILLING: f64 = 0.25;
+/// From this part on, new flows of the heaviest sources are refused: what is left is for everybody else.
+const PRESSURE: f64 = 0.9;
+/// How many of the heaviest sources that are: the size of HEAVY_SOURCES leaves room for a few times as many.
+const HEAVY_MAX: usize = 64;
+
+/// The tables of connections of both families.
+#[derive(Debug)]
+pub struct Connections {
+    v4: Half<Addr4>,
+    v6: Half<Addr6>,
+}
+
+#[derive(Debug)]
+struct Half<A> {
+    entries: Map<ConntrackKey<A>, ConntrackEntry<A>>,
+    heavy: Map<A, u32>,
+}
+
+/// Connections that must go although they are not idle.
+#[derive(Debug, Default)]
+pub struct Scrub {
+    /// Pods that are gone: address and device.
+    pub(crate) pods: HashSet<(IpAddr, u32)>,
+    /// Backends that a UDP service lost: service id, address, port.
+    pub(crate) backends: HashSet<(u32, IpAddr, u16)>,
+}
+
+/// What one walk found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// Entries that stay.
+    pub live: usize,
+    /// Entries that were removed.
+    pub removed: usize,
+    /// Entries there is room for.
+    pub capacity: usize,
+}
+
+/// The collector's thread; dropping it ends it.
+#[derive(Debug)]
+pub struct Collector {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+// === impl Connections ===
+
+impl Connections {
+    /// Opens the pinned tables.
+    pub fn open(directory: &Path) -> Result<Self> {
+        Ok(Connections {
+            v4: Half {
+                entries: Map::open(directory, names::CONNTRACK4.name)?,
+                heavy: Map::open(directory, names::HEAVY_SOURCES4.name)?,
+            },
+            v6: Half {
+                entries: Map::open(directory, names::CONNTRACK6.name)?,
+                heavy: Map::open(directory, names::HEAVY_SOURCES6.name)?,
+            },
+        })
+    }
+
+    /// Removes the connections that lost an end.
+    pub fn scrub(&self, scrub: &Scrub) -> Result<()> {
+        if scrub.pods.is_empty() && scrub.backends.is_empty() {
+            return Ok(());
+        }
+        let removed = self.v4.remove_if(|key, entry| scrub.hits(key, entry))?
+            + self.v6.remove_if(|key, entry| scrub.hits(key, entry))?;
+        tracing::debug!(removed, "connections without an end are scrubbed");
+        Ok(())
+    }
+
+    /// Removes what is idle; IPv4 and IPv6.
+    pub fn collect(&self, times: &IdleTimes) -> Result<[Walked; 2]> {
+        let now = now()?;
+        Ok([self.v4.collect(now, times)?, self.v6.collect(now, times)?])
+    }
+}
+
+// === impl Half ===
+
+impl<A> Half<A>
+where
+    A: conntrack::Ordered,
+    ConntrackKey<A>: Copy + Default + Eq + Hash,
+    ConntrackEntry<A>: Copy + Default,
+{
+    fn remove_if(&self, hit: impl Fn(&ConntrackKey<A>, &ConntrackEntry<A>) -> bool) -> Result<usize> {
+        let mut keys = Vec::new();
+        self.entries.for_each(|key, entry| {
+            if hit(key, entry) {
+                keys.push(*key);
+                keys.extend(conntrack::other_half(key, entry));
+            }
+        })?;
+        self.entries.remove_all(&keys)?;
+        Ok(keys.len())
+    }
+
+    fn collect(&self, now: u32, times: &IdleTimes) -> Result<Walked> {
+        let mut walked = Walked { capacity: self.entries.capacity() as usize, ..Walked::default() };
+        let mut over = Vec::new();
+        let mut sources = std::collections::HashMap::<A, u32>::new();
+        self.entries.for_each(|key, entry| {
+            if conntrack::expired(key, entry, now, times) {
+                over.push((*key, conntrack::other_half(key, entry)));
+            } else {
+                walked.live += 1;
+                *sources.entry(conntrack::ends(key, entry)[0].0).or_default() += 1;
+            }
+        })?;
+        let mut removable = Vec::with_capacity(over.len());
+        for (key, other) in over {
+            match other.map(|other| self.entries.get(&other)).transpose()?.flatten().zip(other) {
+                // The other direction is in use.
+                Some((entry, other)) if !conntrack::expired(&other, &entry, now, times) => walked.live += 1,
+                _ => removable.push(key),
+            }
+        }
+        self.entries.remove_all(&removable)?;
+        walked.removed = removable.len();
+        self.publish_heavy(walked, sources)?;
+        Ok(walked)
+    }
+
+    /// Under pressure the sources with the most connections are named, else nobody is.
+    fn publish_heavy(&self, walked: Walked, sources: std::collections::HashMap<A, u32>) -> Result<()> {
+        let mut heaviest: Vec<(A, u32)> =
+            if walked.pressed() { sources.into_iter().collect() } else { Vec::new() };
+        heaviest.sort_unstable_by_key(|(address, count)| (std::cmp::Reverse(*count), *address));
+        heaviest.truncate(HEAVY_MAX);
+        let mut gone = Vec::new();
+        self.heavy.for_each(|address, _| {
+            if !heaviest.iter().any(|(heavy, _)| heavy == address) {
+                gone.push(*address);
+            }
+        })?;
+        self.heavy.remove_all(&gone)?;
+        heaviest.iter().try_for_each(|(address, count)| self.heavy.put(address, count))
+    }
+}
+
+// === impl Scrub ===
+
+impl Scrub {
+    fn hits<A: Address>(&self, key: &ConntrackKey<A>, entry: &ConntrackEntry<A>) -> bool {
+        let [initiator, responder] = conntrack::ends(key, entry);
+        let others = [entry.other_initiator, entry.other_responder];
+        for (end, address) in [initiator.0, responder.0].into_iter().chain(others).enumerate() {
+            // A `via` word without kind POD is never a device index of ours: the kind is in its upper bits.
+            let device = entry.via[end % 2];
+            let is_pod = device & via::KIND == via::POD;
+            if is_pod && self.pods.contains(&(address.ip(), device & via::ARGUMENT)) {
+                return true;
+            }
+        }
+        let serves = |(address, port): (A, u16)| self.backends.contains(&(entry.service, address.ip(), port));
+        (key.protocol & 0xff) as u8 == protocol::UDP
+            && entry.service != 0
+            && (serves(responder) || serves((entry.other_responder, entry.other_responder_port.get())))
+    }
+}
+
+// === impl Walked ===
+
+impl Walked {
+    fn fill(self) -> f64 {
+        self.live as f64 / (self.capacity as f64).max(1.0)
+    }
+
+    /// Whether new flows must be held back.
+    pub fn pressed(self) -> bool {
+        self.fill() >= PRESSURE
+    }
+}
+
+// === impl Collector ===
+
+impl Collector {
+    /// Walks now and then; `pressure` is told after each walk whether new flows must be held back.
+    pub fn start(
+        connections: Arc<Connections>,
+        timeouts: Timeouts,
+        metrics: Metrics,
+        pressure: impl Fn(bool) + Send + 'static,
+    ) -> Result<Self> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let work = move || {
+            let mut interval = INTERVAL_MIN;
+            while stopped.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
+                match connections.collect(&idle_times(&timeouts)) {
+                    Ok(walked) => {
+                        metrics.connections(&walked);
+                        pressure(walked.iter().any(|walked| walked.pressed()));
+                        let filling = walked.iter().any(|walked| walked.fill() >= FILLING);
+                        interval = if filling { INTERVAL_MIN } else { (interval * 2).min(INTERVAL_MAX) };
+                    }
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "idle connections stay")
+                    }
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("conntrack".into())
+            .spawn(work)
+            .map_err(Error::file("starting a thread for", "conntrack"))?;
+        Ok(Collector { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Seconds in the unit of `last_seen`.
+fn idle_times(timeouts: &Timeouts) -> IdleTimes {
+    let units = |seconds: u32| ((u64::from(seconds) * 1_000_000_000) >> timeout::CLOCK_SHIFT) as u32;
+    IdleTimes {
+        established: units(timeouts.tcp_established),
+        syn: units(timeouts.tcp_syn),
+        closing: units(timeouts.tcp_closing),
+        other: units(timeouts.other),
+    }
+}
+
+/// The programs' clock.
+fn now() -> Result<u32> {
+    let clock = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let time = clock.map_err(|errno| Error::file("reading", "the clock")(errno.into()))?;
+    let ns = time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64;
+    Ok((ns >> timeout::CLOCK_SHIFT) as u32)
+}

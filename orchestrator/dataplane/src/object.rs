@@ -1,0 +1,4 @@
+//! The eBPF object, built by this crate's build script and carried in the binary.
+
+/// The ELF file.
+pub(crate) static OBJECT: &[u8] = &[];
