@@ -10,6 +10,7 @@ mod context;
 pub mod deployment;
 pub mod garbage;
 mod metrics;
+pub mod node_cidrs;
 pub mod objects;
 pub mod pod_gc;
 pub mod replicaset;
