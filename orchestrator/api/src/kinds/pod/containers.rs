@@ -162,7 +162,7 @@ fn mounts(errors: &mut ErrorList, container: &View<'_, '_>, spec: &View<'_, '_>)
             errors.invalid(path.path(), path.text(), "must be unique");
         }
         if devices.items().any(|device| device.get("devicePath").is(path.text())) {
-            errors.invalid(path.path(), path.text(), "must not already exist in volumeDevices");
+            errors.invalid(path.path(), path.text(), "must not already exist as a path in volumeDevices");
         }
         sub_paths(errors, &mount);
         propagation(errors, &mount, container);
@@ -210,7 +210,7 @@ fn devices(errors: &mut ErrorList, container: &View<'_, '_>, spec: &View<'_, '_>
         required(errors, &name, "");
         match volumes.items().find(|volume| volume.get("name").is(name.text())) {
             None => errors.not_found(name.path(), name.text()),
-            Some(volume) if !volume.get("persistentVolumeClaim").exists() => errors.invalid(
+            Some(volume) if !is_claim(&volume) => errors.invalid(
                 name.path(),
                 name.text(),
                 "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode",
@@ -218,11 +218,18 @@ fn devices(errors: &mut ErrorList, container: &View<'_, '_>, spec: &View<'_, '_>
             Some(_) => {}
         }
         required(errors, &path, "");
-        checks::no_backsteps(errors, &path);
+        if path.text().split('/').any(|step| step == "..") {
+            errors.invalid(path.path(), path.text(), "can not contain backsteps ('..')");
+        }
         if !seen.insert(path.text()) {
             errors.invalid(path.path(), path.text(), "must be unique");
         }
     }
+}
+
+/// Whether a volume comes from a claim: its own or one that lives with the pod.
+fn is_claim(volume: &View<'_, '_>) -> bool {
+    ["persistentVolumeClaim", "ephemeral"].iter().any(|source| volume.get(source).exists())
 }
 
 fn restart_policy(errors: &mut ErrorList, container: &View<'_, '_>, role: Role) {

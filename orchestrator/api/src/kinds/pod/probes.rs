@@ -84,9 +84,7 @@ fn sleep(errors: &mut ErrorList, action: &View<'_, '_>, grace: Option<i64>) {
     let seconds = action.get("seconds").int().unwrap_or(0);
     let Some(grace) = grace else { return };
     if seconds < 0 || seconds > grace {
-        let detail = format!(
-            "must be non-negative and less than terminationGracePeriodSeconds ({grace}). Enable AllowPodLifecycleSleepActionZeroValue feature gate for zero sleep."
-        );
+        let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
         errors.invalid(action.path(), seconds, detail);
     }
 }

@@ -150,7 +150,7 @@ fn spreading(errors: &mut ErrorList, constraints: &View<'_, '_>) {
         let (skew, domains) = (constraint.get("maxSkew"), constraint.get("minDomains"));
         for (bound, value) in [(&skew, skew.int().unwrap_or(0)), (&domains, domains.int().unwrap_or(1))] {
             if value <= 0 {
-                errors.invalid(bound.path(), value, "must be greater than 0");
+                errors.invalid(bound.path(), value, "must be greater than zero");
             }
         }
         let (key, action) = (constraint.get("topologyKey"), constraint.get("whenUnsatisfiable"));
@@ -255,7 +255,7 @@ mod tests {
         check(
             json!({"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "zone", "whenUnsatisfiable": "Panic"}]}),
             &[
-                "topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than 0",
+                "topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
                 "topologySpreadConstraints[0].whenUnsatisfiable: Unsupported value: \"Panic\": supported values: \"DoNotSchedule\", \"ScheduleAnyway\"",
             ],
             "skew and action",

@@ -165,11 +165,14 @@ pub(crate) fn validate_status(errors: &mut ErrorList, new: &Object, old: &Object
         checks::named(errors, &ip.get("ip"), names::ip);
     }
     let policy = old.text("spec.restartPolicy");
-    for list in ["containerStatuses", "initContainerStatuses"] {
-        let restarts = policy == "Always" || (list == "initContainerStatuses" && policy == "OnFailure");
-        if !restarts {
-            ended_stays_ended(errors, &status.get(list), &old_status.get(list), old, policy);
-        }
+    let lists = [
+        ("containerStatuses", policy),
+        ("initContainerStatuses", policy),
+        // A debugger is started once.
+        ("ephemeralContainerStatuses", "Never"),
+    ];
+    for (list, policy) in lists.into_iter().filter(|(_, policy)| *policy != "Always") {
+        ended_stays_ended(errors, &status.get(list), &old_status.get(list), old, policy);
     }
 }
 

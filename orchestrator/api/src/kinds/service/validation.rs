@@ -62,6 +62,10 @@ pub(super) fn validate_transition(errors: &mut ErrorList, new: &View<'_, '_>, ol
     if !old_family.is_empty() && !family.is_empty() && family.raw() != old_family.raw() {
         errors.invalid(family.path(), families.copy(), "may not change once set");
     }
+    let (health, old_health) = (spec.get("healthCheckNodePort"), old_spec.get("healthCheckNodePort"));
+    if health.int() != old_health.int() && [health.int(), old_health.int()].iter().all(Option::is_some) {
+        errors.forbidden(health.path(), "field is immutable");
+    }
     let (class, old_class) = (spec.get("loadBalancerClass"), old_spec.get("loadBalancerClass"));
     if old_spec.get("type").is("LoadBalancer")
         && spec.get("type").is("LoadBalancer")
@@ -267,7 +271,11 @@ fn balancer_fields(errors: &mut ErrorList, spec: &View<'_, '_>, kind: &str) {
         named_if_set(errors, &class, names::qualified_name);
         return;
     }
-    for field in [ranges, allocate, class] {
+    if !ranges.is_empty() {
+        // Upstream writes the Go field's name here.
+        errors.forbidden(&spec.path().child("LoadBalancerSourceRanges"), BALANCER_ONLY);
+    }
+    for field in [allocate, class] {
         if field.exists() {
             errors.forbidden(field.path(), BALANCER_ONLY);
         }
@@ -293,6 +301,7 @@ fn traffic_policies(errors: &mut ErrorList, spec: &View<'_, '_>, kind: &str) {
     if kind != "ExternalName" {
         required_one_of(errors, &internal, &TRAFFIC_POLICIES);
     }
+    one_of(errors, &spec.get("trafficDistribution"), &["PreferClose", "PreferSameNode", "PreferSameZone"]);
     checks::not_negative(errors, &health);
     let checked = kind == "LoadBalancer" && external.is("Local");
     if let Some(number) = health.int().filter(|number| *number != 0 && !checked) {
@@ -385,7 +394,7 @@ mod tests {
         check(
             json!({"loadBalancerSourceRanges": ["10.0.0.0/8"], "externalTrafficPolicy": "Local", "healthCheckNodePort": 30000, "ports": [{"port": 80}]}),
             &[
-                "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
                 "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
                 "spec.healthCheckNodePort: Invalid value: 30000: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
             ],
