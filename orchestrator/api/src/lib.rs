@@ -8,6 +8,7 @@
 
 pub mod decode;
 pub mod defaults;
+pub mod discovery;
 pub mod field;
 pub mod identity;
 pub mod kind;
@@ -17,6 +18,7 @@ pub mod meta;
 pub mod names;
 pub mod nodelink;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod printing;
 pub mod quantity;

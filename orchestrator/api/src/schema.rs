@@ -15,7 +15,7 @@ use crate::kind::Text;
 use crate::object::Value;
 
 /// A definition's position in its [`Schema`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DefinitionId(usize);
 
 /// What a single value may be.

@@ -108,6 +108,10 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     /// From the stored shape to this version's.
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "the counterpart of `to_stored`; `self` is the rules, not the object"
+    )]
     fn from_stored(&self, object: &mut Object) {
         let _ = object;
     }

@@ -1,4 +1,4 @@
-//! `as=Table`, `as=PartialObjectMetadata` and their lists: other shapes of the same objects.
+//! What cells of tables are made of: ages and other durations, as `kubectl get` prints them.
 use crate::time::{self, Time};
 
 /// How long ago `since` was, as `kubectl get` prints ages; `<unknown>` without a time.
