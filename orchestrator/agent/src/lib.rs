@@ -3,6 +3,8 @@
 pub mod cgroups;
 pub mod cluster;
 pub mod env;
+pub mod logs;
+pub mod metrics;
 pub mod objects;
 pub mod pods;
 pub mod resources;

@@ -1,7 +1,21 @@
-//! Pods of this node: `manager` hands each pod to a `worker`, whose next steps `machine` decides from `state`; `status`
-//! computes what is reported, `ops` carries the steps out.
+//! Pods of this node: `manager` hands each pod to a `worker`, whose next steps `machine` decides from `state`; `ops`
+//! carries the steps out, `status` computes what `reporter` writes back.
 
+pub mod actions;
 pub mod backoff;
+pub mod build;
+pub mod files;
 pub mod machine;
+pub mod manager;
+pub mod ops;
+pub mod probes;
+pub mod reporter;
+pub mod settings;
+pub mod shared;
 pub mod state;
 pub mod status;
+pub mod timeline;
+pub mod worker;
+
+#[cfg(test)]
+mod tests;

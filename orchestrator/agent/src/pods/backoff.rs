@@ -72,7 +72,9 @@ mod tests {
             })
             .collect();
         assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
-        assert!(backoff.holds(now + Duration::from_secs(299)) && !backoff.holds(now + Duration::from_secs(300)));
+        assert!(
+            backoff.holds(now + Duration::from_secs(299)) && !backoff.holds(now + Duration::from_secs(300))
+        );
         backoff.reset_forgiving();
         assert!(!backoff.holds(now));
     }

@@ -90,8 +90,10 @@ pub fn restarts(policy: RestartPolicy, exit: &Exit) -> bool {
 /// What the containers still have to do. Init containers go one after the other, then all apps together.
 pub fn outlook(pod: &Pod, state: &PodState) -> Outlook {
     let policy = pod.spec.restart_policy;
-    let done_for_good = |container: &ContainerState| container.ended().is_some_and(|exit| !restarts(policy, exit));
-    let apps_over = state.containers.iter().filter(|container| container.role == Role::App).all(done_for_good);
+    let done_for_good =
+        |container: &ContainerState| container.ended().is_some_and(|exit| !restarts(policy, exit));
+    let apps_over =
+        state.containers.iter().filter(|container| container.role == Role::App).all(done_for_good);
     if apps_over {
         return Outlook::Over;
     }

@@ -34,6 +34,10 @@ impl Default for RestartLimits {
     }
 }
 
+/// Waits after failed pulls: Kubernetes' numbers; registries dislike more.
+const PULL_FIRST: Duration = Duration::from_secs(10);
+const PULL_MAX: Duration = Duration::from_secs(300);
+
 /// Waits after other failures (sandbox, volumes, configuration): what is missing usually appears soon.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -247,8 +251,10 @@ impl PodState {
             _ => (container, Role::Init),
         });
         let apps = pod.spec.containers.iter().map(|container| (container, Role::App));
-        let containers =
-            inits.chain(apps).map(|(container, role)| ContainerState::new(&container.name, role, limits)).collect();
+        let containers = inits
+            .chain(apps)
+            .map(|(container, role)| ContainerState::new(&container.name, role, limits))
+            .collect();
         PodState {
             volumes: Step::Needed,
             volumes_backoff: retry(),
@@ -328,8 +334,11 @@ impl PodState {
     /// The instance was stopped: nothing of it runs any more, whether or not its containers' ends were reported.
     pub fn instance_stopped(&mut self, now: Instant) {
         let Instance::Stopping { id } = std::mem::replace(&mut self.instance, Instance::None) else { return };
-        let running: Vec<String> =
-            self.containers.iter().filter_map(|container| container.running_id().map(str::to_owned)).collect();
+        let running: Vec<String> = self
+            .containers
+            .iter()
+            .filter_map(|container| container.running_id().map(str::to_owned))
+            .collect();
         for id in running {
             self.exited(&id, lost("the pod's sandbox ended"), now);
         }
@@ -357,11 +366,10 @@ impl PodState {
 
     /// The image is not to be had.
     pub fn image_failed(&mut self, index: usize, reason: &'static str, message: String, now: Instant) {
-        let limits = self.limits;
         let container = &mut self.containers[index];
         container.image = ImageState::Failed;
         let waiting_reason = if reason == "ErrImagePull" { "ImagePullBackOff" } else { reason };
-        container.fail(reason, waiting_reason, message, Backoff::new(limits.first, limits.max), now);
+        container.fail(reason, waiting_reason, message, Backoff::new(PULL_FIRST, PULL_MAX), now);
     }
 
     /// A run could not be made.
@@ -469,6 +477,21 @@ impl PodState {
         }
     }
 
+    /// Instances that the runtime holds and that are not the pod's present one. None while one is being made: it may be
+    /// among them.
+    pub fn strays(&self, record: Option<&PodRecord>) -> Vec<String> {
+        let own = match &self.instance {
+            Instance::Creating => return Vec::new(),
+            Instance::None => None,
+            Instance::Ready(instance) => Some(&instance.id),
+            Instance::Dead { id } | Instance::Stopping { id } | Instance::Stopped { id } => Some(id),
+        };
+        let held = record.into_iter().flat_map(|record| &record.instances);
+        held.filter(|instance| Some(&instance.id) != own && !self.old_instances.contains(&instance.id))
+            .map(|instance| instance.id.clone())
+            .collect()
+    }
+
     /// Brings the state in line with what the runtime really holds, after events may have been missed.
     pub fn reconcile(&mut self, record: Option<&PodRecord>, now: Instant) {
         self.runtime_back();
@@ -478,10 +501,14 @@ impl PodState {
         {
             self.instance = Instance::Dead { id: held.id.clone() };
         }
-        let running: Vec<String> =
-            self.containers.iter().filter_map(|container| container.running_id().map(str::to_owned)).collect();
+        let running: Vec<String> = self
+            .containers
+            .iter()
+            .filter_map(|container| container.running_id().map(str::to_owned))
+            .collect();
         for id in running {
-            let found = record.and_then(|record| record.containers.iter().find(|container| container.id == id));
+            let found =
+                record.and_then(|record| record.containers.iter().find(|container| container.id == id));
             match found.map(|container| &container.state) {
                 Some(RecordState::Running { .. } | RecordState::Created) => {}
                 Some(RecordState::Exited(exit)) => drop(self.exited(&id, exit.clone(), now)),

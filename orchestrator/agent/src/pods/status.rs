@@ -36,7 +36,8 @@ pub fn report(pod: &Pod, state: &PodState, context: &Context<'_>) -> PodStatus {
     };
     let (init_container_statuses, container_statuses) = (statuses(false), statuses(true));
     let (phase, reason, message) = phase(pod, state);
-    let ips: Vec<PodIp> = own_ips(pod, state, context).iter().map(|ip| PodIp { ip: ip.to_string() }).collect();
+    let ips: Vec<PodIp> =
+        own_ips(pod, state, context).iter().map(|ip| PodIp { ip: ip.to_string() }).collect();
     let host_ips: Vec<PodIp> = context.host_ips.iter().map(|ip| PodIp { ip: ip.to_string() }).collect();
     PodStatus {
         phase: phase.to_owned(),
@@ -78,7 +79,8 @@ fn phase(pod: &Pod, state: &PodState) -> (&'static str, Option<String>, Option<S
     if init_failed {
         return ("Failed", None, None);
     }
-    let begun = |container: &&ContainerState| !matches!(container.run, Run::Waiting) && !is_first_start(container);
+    let begun =
+        |container: &&ContainerState| !matches!(container.run, Run::Waiting) && !is_first_start(container);
     if !apps.iter().all(begun) {
         return ("Pending", None, None);
     }
@@ -174,9 +176,7 @@ fn waits_to_run_again(
         return Some(problem_wait(problem, now));
     }
     let again = match machine::outlook(pod, state) {
-        Outlook::Run(starts) => {
-            starts.iter().any(|index| std::ptr::eq(&state.containers[*index], container))
-        }
+        Outlook::Run(starts) => starts.iter().any(|index| std::ptr::eq(&state.containers[*index], container)),
         Outlook::Over => false,
     };
     (again && container.backoff.holds(now) && !container.backoff.current.is_zero()).then(|| WaitingReport {
@@ -199,8 +199,7 @@ fn problem_wait(problem: &super::state::Problem, now: Instant) -> WaitingReport 
 
 /// Upstream says PodInitializing for everything in a pod that has init containers.
 fn first_wait(pod: &Pod) -> WaitingReport {
-    let reason =
-        if pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    let reason = if pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
     WaitingReport { reason: reason.to_owned(), message: None }
 }
 
@@ -315,8 +314,14 @@ fn ready(pod: &Pod, containers_ready: &PodCondition) -> PodCondition {
             let found = pod.status.conditions.iter().find(|condition| condition.kind == gate.condition_type);
             match found.map(|condition| condition.status.as_str()) {
                 Some("True") => None,
-                Some(other) => Some(format!("the status of pod readiness gate {:?} is not \"True\", but {other}", gate.condition_type)),
-                None => Some(format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type)),
+                Some(other) => Some(format!(
+                    "the status of pod readiness gate {:?} is not \"True\", but {other}",
+                    gate.condition_type
+                )),
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {:?} does not exist.",
+                    gate.condition_type
+                )),
             }
         })
         .collect();

@@ -20,7 +20,8 @@ struct Drive {
 
 impl Drive {
     fn new(spec: serde_json::Value) -> Self {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": spec})).expect("a pod");
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": spec})).expect("a pod");
         let state = PodState::new(&pod, RestartLimits::default());
         Drive { pod, state, now: Instant::now(), runs: 0 }
     }
@@ -241,8 +242,7 @@ async fn a_shorter_grace_tells_again() {
 
 #[tokio::test]
 async fn a_dead_sandbox_is_replaced_and_everything_runs_again() {
-    let mut drive =
-        Drive::new(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
+    let mut drive = Drive::new(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
     drive.decide();
     drive.prepared();
     drive.image("i");

@@ -25,7 +25,12 @@ impl Fixture {
 
     fn with_instance(mut self) -> Self {
         let ips = vec!["10.244.0.5".parse().expect("an address")];
-        self.state.instance_created(PodInstance { id: "i0".into(), ready: true, ips, ..PodInstance::default() });
+        self.state.instance_created(PodInstance {
+            id: "i0".into(),
+            ready: true,
+            ips,
+            ..PodInstance::default()
+        });
         self
     }
 
@@ -84,7 +89,10 @@ fn running_is_ready_once_the_probe_says_so() {
     let mut fixture = Fixture::new(json!({"containers": [{"name": "a"}]})).with_instance();
     fixture.start(0, "c1");
     let status = fixture.report();
-    assert_eq!((status["phase"].as_str(), &status["containerStatuses"][0]["ready"]), (Some("Running"), &json!(false)));
+    assert_eq!(
+        (status["phase"].as_str(), &status["containerStatuses"][0]["ready"]),
+        (Some("Running"), &json!(false))
+    );
     fixture.state.containers[0].ready = true;
     let status = fixture.report();
     assert_eq!(condition(&status, "Ready")["status"], "True");
@@ -125,7 +133,12 @@ fn an_image_error_becomes_a_wait() {
 
 #[test]
 fn ends_have_phases() {
-    let cases = [("Never", 0, "Succeeded"), ("Never", 1, "Failed"), ("OnFailure", 1, "Running"), ("Always", 0, "Running")];
+    let cases = [
+        ("Never", 0, "Succeeded"),
+        ("Never", 1, "Failed"),
+        ("OnFailure", 1, "Running"),
+        ("Always", 0, "Running"),
+    ];
     for (policy, code, phase) in cases {
         let spec = json!({"containers": [{"name": "a"}], "restartPolicy": policy});
         let mut fixture = Fixture::new(spec).with_instance();
@@ -137,7 +150,8 @@ fn ends_have_phases() {
 
 #[test]
 fn init_containers_show_in_the_conditions() {
-    let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}], "restartPolicy": "Never"});
+    let spec =
+        json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}], "restartPolicy": "Never"});
     let mut fixture = Fixture::new(spec).with_instance();
     let status = fixture.report();
     assert_eq!(condition(&status, "Initialized")["message"], "containers with incomplete status: [i]");
