@@ -4,7 +4,7 @@ use std::{collections::HashMap, hash::Hash};
 use client::{Client, HasMeta, Informers, Revision, events::Recorder, informer::Store};
 use parking_lot::Mutex;
 
-use crate::Metrics;
+use crate::{LivenessReceiver, Metrics};
 
 /// What every controller is given.
 #[derive(Clone)]
@@ -17,6 +17,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Metrics,
+    /// Which nodes are heard of.
+    pub liveness: LivenessReceiver,
 }
 
 /// What a controller has written and its informers may not show yet. Deciding on a cache that lacks one's own writes

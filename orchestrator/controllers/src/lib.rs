@@ -8,7 +8,9 @@
 pub mod certificates;
 mod context;
 pub mod deployment;
+pub mod endpoints;
 pub mod garbage;
+mod liveness;
 mod metrics;
 pub mod node_cidrs;
 pub mod objects;
@@ -18,4 +20,5 @@ pub mod service_accounts;
 pub mod work;
 
 pub use context::Context;
+pub use liveness::{Liveness, LivenessReceiver};
 pub use metrics::Metrics;
