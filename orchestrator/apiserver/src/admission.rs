@@ -7,6 +7,7 @@ use crate::pipeline::Write;
 
 pub mod namespaces;
 pub mod nodes;
+pub mod pods;
 
 /// What is being done to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,5 +26,14 @@ pub async fn admit(
     old: Option<&Object>,
 ) -> Result<(), ApiError> {
     nodes::admit(write, operation, new, old)?;
-    namespaces::admit(write, operation).await
+    namespaces::admit(write, operation).await?;
+    let kind = &write.resource.kind;
+    match (&*kind.group, &*kind.plural, operation, write.info.subresource.as_str()) {
+        ("", "pods", Operation::Create, "") => pods::admit(write, new).await,
+        ("certificates.k8s.io", "certificatesigningrequests", Operation::Create, "") => {
+            api::kinds::certificates::set_requestor(new, write.user);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,5 @@
 //! Wiring: from configuration and dependencies to a bound, serving API server.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,13 +15,14 @@ use store::{Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::alloc::Allocators;
+use crate::alloc::{self, Allocators};
 use crate::authn::{Authenticator, ServiceAccountTokens};
 use crate::body::{Body, BoxError};
 use crate::bootstrap;
 use crate::cache::Feed;
 use crate::config::Config;
 use crate::handlers;
+use crate::handlers::discovery::Documents;
 use crate::metrics::Metrics;
 use crate::resources::Resources;
 use crate::router::Limits;
@@ -39,8 +39,6 @@ pub struct Deps {
     pub serving: Arc<ServingCertificate>,
     /// The cluster's authority, which signs all clients.
     pub ca: rustls_pki_types::CertificateDer<'static>,
-    /// The authority's key, with which certificate requests of nodes are signed.
-    pub authority: Arc<pki::Ca>,
     /// With which agents are called.
     pub client: pki::Identity,
     /// Signs service account tokens.
@@ -83,6 +81,17 @@ pub struct Api {
     pub(crate) allocators: Allocators,
     pub(crate) routes: axum::Router<Arc<Api>>,
     pub(crate) draining: CancellationToken,
+    pub(crate) documents: Documents,
+    listens: SocketAddr,
+}
+
+// === impl Api ===
+
+impl Api {
+    /// Where clients outside of this process reach the server.
+    pub fn advertised(&self) -> SocketAddr {
+        self.config.advertise.unwrap_or(self.listens)
+    }
 }
 
 /// The API server.
@@ -117,7 +126,6 @@ impl ApiServer {
             registry,
             serving,
             ca,
-            authority: _,
             client: _,
             service_account,
             bootstrap,
@@ -132,7 +140,8 @@ impl ApiServer {
 
         let (observed, observed_rx) = watch::channel(0);
         let resources = Arc::new(Resources::new(&registry, &observed_rx));
-        let feed = Feed::new(store, observed, resources.caches(), HashMap::new());
+        let allocators = Allocators::new(&config);
+        let feed = Feed::new(store, observed, resources.caches(), allocators.sinks());
         let stop = CancellationToken::new();
         feed.start(stop.clone()).await?;
 
@@ -144,14 +153,17 @@ impl ApiServer {
             routes: handlers::other::router(metrics_registry.clone(), health),
             metrics: Metrics::new(&metrics_registry),
             limits: Limits::new(),
-            allocators: Allocators::default(),
+            allocators,
             draining: draining.clone(),
+            documents: Documents::default(),
+            listens: address,
             config,
             registry,
             resources,
             feed,
             service_accounts,
         });
+        alloc::repair::run(&api).await?;
         bootstrap::run(&api).await?;
         let server = Server::new(Arc::new(api.clone()), tls, draining.clone());
         tokio::spawn(server.clone().accept(listener));

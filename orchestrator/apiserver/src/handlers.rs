@@ -8,21 +8,30 @@ use crate::body::Body;
 use crate::request_info::Verb;
 use crate::router::Call;
 
+pub mod discovery;
 pub mod other;
 pub mod reading;
+pub mod subresources;
 pub mod writing;
 
 /// Answers a request whose resource, verb and subresource exist.
 pub async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
     let info = call.info;
     match (info.verb, info.subresource.as_str()) {
-        (Verb::Get, "" | "status") => reading::get(call).await,
+        (Verb::Get, "" | "status" | "approval") => reading::get(call).await,
         (Verb::List, "") => reading::list(call).await,
         (Verb::Watch, "") => reading::watch(call).await,
         (Verb::Create, "") => writing::create(call, body).await,
         (Verb::Update, "" | "status" | "approval" | "finalize" | "ephemeralcontainers" | "resize") => {
             writing::update(call, body).await
         }
+        (Verb::Patch, "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
+            writing::patch(call, body).await
+        }
+        (_, "scale") => subresources::scale(call, body).await,
+        (Verb::Create, "binding") => subresources::bind(call, body).await,
+        (Verb::Create, "eviction") => subresources::evict(call, body).await,
+        (Verb::Create, "token") => subresources::token(call, body).await,
         (Verb::Delete, "") => writing::delete(call, body).await,
         (Verb::DeleteCollection, "") => writing::delete_collection(call, body).await,
         _ => {

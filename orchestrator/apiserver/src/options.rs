@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use api::ApiError;
 use api::decode::FieldValidation;
+use api::managed_fields;
 use store::Revision;
 
 use crate::request_info::truthy;
@@ -65,14 +66,13 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// `fieldManager`, else derived from the user agent.
     pub field_manager: String,
+    /// Whether the request named its field manager.
+    pub manager_given: bool,
     /// `fieldValidation`.
     pub field_validation: FieldValidation,
     /// `force`, for apply.
     pub force: bool,
 }
-
-/// Longest name of a field manager, as Kubernetes has it.
-const FIELD_MANAGER_MAX: usize = 128;
 
 // === impl Query ===
 
@@ -215,6 +215,7 @@ impl WriteOptions {
         Ok(Self {
             dry_run: dry_run(query.all("dryRun"))?,
             field_manager: field_manager(query.get("fieldManager").unwrap_or_default(), user_agent)?,
+            manager_given: query.get("fieldManager").is_some_and(|name| !name.is_empty()),
             field_validation: field_validation(query.get("fieldValidation").unwrap_or_default())?,
             force: query.flag("force").unwrap_or(false),
         })
@@ -245,16 +246,12 @@ pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, ApiErr
 
 /// The manager's name: the one given, else the user agent's program name.
 fn field_manager(given: &str, user_agent: &str) -> Result<String, ApiError> {
-    if given.len() > FIELD_MANAGER_MAX {
-        return Err(ApiError::bad_request(format!(
-            "fieldManager: Too long: may not be more than {FIELD_MANAGER_MAX} bytes"
-        )));
+    let errors = managed_fields::validate_manager(given);
+    if !errors.is_empty() {
+        return Err(ApiError::bad_request(errors.to_string()));
     }
-    if !given.is_empty() {
-        return Ok(given.to_owned());
-    }
-    let program = user_agent.split('/').next().unwrap_or_default();
-    Ok(program.chars().take(FIELD_MANAGER_MAX).collect())
+    let name = if given.is_empty() { managed_fields::manager_from_user_agent(user_agent) } else { given };
+    Ok(name.to_owned())
 }
 
 #[cfg(test)]

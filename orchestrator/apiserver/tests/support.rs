@@ -54,7 +54,6 @@ impl Server {
             serving: ServingCertificate::new(&pki.apiserver, pki.ca.certificate())
                 .expect("a serving certificate"),
             ca: pki.ca.certificate().clone(),
-            authority: pki.ca.clone(),
             client: pki.apiserver_client.clone(),
             service_account: pki.service_account.clone(),
             bootstrap: Some(pki.token.clone()),

@@ -22,6 +22,9 @@ pub const GIT_VERSION: &str = "v1.36.0+bowsprit";
 pub fn router(registry: telemetry::Registry, health: telemetry::health::Health) -> Router<Arc<Api>> {
     Router::new()
         .route("/version", get(version))
+        .route("/openid/v1/jwks", get(jwks))
+        .route("/.well-known/openid-configuration", get(openid))
+        .merge(super::discovery::router())
         .merge(telemetry::http::router(registry, health))
         .fallback(unknown)
 }
@@ -54,5 +57,19 @@ async fn version(State(_): State<Arc<Api>>) -> axum::Json<serde_json::Value> {
         "major": "1", "minor": "36", "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
         "platform": format!("linux/{}", std::env::consts::ARCH),
+    }))
+}
+
+async fn jwks(State(api): State<Arc<Api>>) -> axum::Json<serde_json::Value> {
+    axum::Json(api.service_accounts.jwks())
+}
+
+async fn openid(State(api): State<Arc<Api>>) -> axum::Json<serde_json::Value> {
+    axum::Json(json!({
+        "issuer": crate::authn::service_account::ISSUER,
+        "jwks_uri": format!("https://{}/openid/v1/jwks", api.advertised()),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
     }))
 }

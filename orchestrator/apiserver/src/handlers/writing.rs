@@ -1,9 +1,10 @@
 //! Create, update, patch and delete.
 
 use api::decode::{Format, any};
+use api::patch::PatchType;
 use api::{ApiError, Json, Object, Status};
 use bytes::Bytes;
-use http::header::USER_AGENT;
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{Response, StatusCode};
 
 use super::reading::now;
@@ -84,6 +85,21 @@ pub async fn update(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiEr
             write.create(object).await?
         }
         None => return Err(write.not_found()),
+    };
+    call.written(&write, &written)
+}
+
+/// `PATCH` of an object or of a part of it.
+pub async fn patch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
+    call.view()?;
+    let content_type = call.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let patch_type = PatchType::from_content_type(content_type.unwrap_or_default());
+    let patch_type = patch_type.ok_or_else(|| ApiError::unsupported_media_type(&PatchType::CONTENT_TYPES))?;
+    let mut write = call.write()?;
+    let body = gather(body).await?;
+    let written = match patch_type {
+        PatchType::Apply => write.apply(&body).await?,
+        other => write.patch(other, &body).await?,
     };
     call.written(&write, &written)
 }

@@ -6,7 +6,7 @@ use store::{Compare, KeyRange, KeyValue, Op, RangeOptions, Revision, Txn, TxnRes
 use api::ApiError;
 
 use super::{Current, Write};
-use crate::error::from_store;
+use crate::error::{from_fresh, from_store};
 
 /// What a transaction changes beside the object, e.g. claims of addresses.
 #[derive(Debug, Default)]
@@ -67,6 +67,13 @@ impl Write<'_> {
                 Ok(if found == expected { Outcome::Contended } else { Outcome::Changed(current) })
             }
         }
+    }
+
+    /// What was to be claimed is taken: waits until the allocators know about it.
+    pub async fn contended(&self) -> Result<(), ApiError> {
+        self.api.metrics.write_retries.inc();
+        self.api.feed.fresh().await.map_err(from_fresh)?;
+        Ok(())
     }
 
     /// The object as the cache has it: perhaps old, which the commit finds out.

@@ -41,7 +41,7 @@ impl Write<'_> {
         rules::validate_create(kind, &object)?;
         self.warnings.extend(kind.strategy.warnings(&object, None));
         if !self.applied {
-            self.own_created(&mut object);
+            self.own(&mut object, None);
         }
         if resource.is_view() {
             kind.strategy.to_stored(&mut object);
@@ -50,7 +50,7 @@ impl Write<'_> {
         let key = self.key(object.meta().namespace(), &name);
         for _ in 0..ATTEMPTS_MAX {
             let mut object = object.clone();
-            let claim = self.api.allocators.claim(&resource, &mut object, None, self.options.dry_run)?;
+            let claim = self.api.allocators.claim(self.api, &resource, &mut object, None).await?;
             let value = encode::encode(&mut object);
             if self.options.dry_run {
                 return match self.exists(&key).await? {
@@ -61,7 +61,7 @@ impl Write<'_> {
             match self.put(key.clone(), 0, value.clone(), claim).await? {
                 Outcome::Done(revision) => return Ok(Written { value, revision, created: true }),
                 Outcome::Changed(_) => return Err(ApiError::already_exists(kind, &name)),
-                Outcome::Contended => self.api.metrics.write_retries.inc(),
+                Outcome::Contended => self.contended().await?,
             }
         }
         Err(ApiError::server_timeout(kind, "create", 1))

@@ -1,19 +1,27 @@
 //! Field ownership: `metadata.managedFields` after every write, whoever made it and however.
 
 use api::Object;
+use api::managed_fields::{self, Writer};
 
 use super::Write;
 
 // === impl Write ===
 
 impl Write<'_> {
-    /// Who owns the fields of a new object.
-    pub fn own_created(&self, object: &mut Object) {
-        let _ = object;
+    /// Who writes, as managed fields name it.
+    pub fn writer<'w>(&'w self, api_version: &'w str) -> Writer<'w> {
+        Writer {
+            name: &self.options.field_manager,
+            api_version,
+            subresource: &self.info.subresource,
+            now: self.now,
+        }
     }
 
-    /// Who owns the fields of a changed object.
-    pub fn own_updated(&self, new: &mut Object, old: &Object) {
-        let _ = (new, old);
+    /// Notes who owns what after a write to `old`, or a create. Server-side apply notes it by itself.
+    pub fn own(&self, new: &mut Object, old: Option<&Object>) {
+        let Some(node) = self.resource.kind.node() else { return };
+        let api_version = self.resource.kind.api_version();
+        managed_fields::update(node, old, new, &self.writer(&api_version));
     }
 }

@@ -21,11 +21,13 @@ pub fn generate_name(prefix: &str) -> String {
     while !prefix.is_char_boundary(end) {
         end -= 1;
     }
-    let mut name = prefix[..end].to_owned();
-    name.extend(
-        (0..SUFFIX_LENGTH).map(|_| char::from(SUFFIX_ALPHABET[rand::random_range(0..SUFFIX_ALPHABET.len())])),
-    );
-    name
+    prefix[..end].to_owned() + &suffix()
+}
+
+/// Random letters that make a name unique.
+pub fn suffix() -> String {
+    let letter = |_| char::from(SUFFIX_ALPHABET[rand::random_range(0..SUFFIX_ALPHABET.len())]);
+    (0..SUFFIX_LENGTH).map(letter).collect()
 }
 
 // === impl Write ===

@@ -18,6 +18,8 @@ pub enum Mode {
     Patch,
     /// Server-side apply, which tracks fields by itself.
     Apply,
+    /// A step of the server's own, such as a binding: it says all that changes, and nobody owns it.
+    Internal,
 }
 
 // === impl Write ===
@@ -26,6 +28,7 @@ impl Write<'_> {
     /// Changes the object named in the path. `None`: there is no such object.
     pub async fn update(&mut self, mode: Mode, source: &mut Source<'_>) -> Result<Option<Written>, ApiError> {
         let mut fresh = false;
+        let told = self.warnings.len();
         let mut current = match self.cached()? {
             Some(current) => Some(current),
             None => {
@@ -35,6 +38,7 @@ impl Write<'_> {
         };
         for _ in 0..ATTEMPTS_MAX {
             let Some(present) = current else { return Ok(None) };
+            self.warnings.truncate(told);
             let attempt = self.attempt(mode, source, &present).await;
             let refused = match attempt {
                 Ok(Attempt::Done(written)) => return Ok(Some(written)),
@@ -45,6 +49,7 @@ impl Write<'_> {
                     continue;
                 }
                 Ok(Attempt::Contended) => {
+                    self.contended().await?;
                     current = Some(present);
                     continue;
                 }
@@ -86,6 +91,9 @@ impl Write<'_> {
             errors.invalid(&api::Path::new("metadata.resourceVersion"), 0, "must be specified for an update");
             return Err(ApiError::invalid(kind, &self.info.name, &errors));
         }
+        if mode == Mode::Internal {
+            return self.finish(new, current).await;
+        }
         stamp::carry_over(&mut new, &old);
         rules::prepare_update(kind, subresource, &mut new, &old);
         rules::default(kind, &mut new);
@@ -94,7 +102,7 @@ impl Write<'_> {
         rules::validate_update(kind, subresource, &new, &old)?;
         let warnings = kind.strategy.warnings(&new, Some(&old));
         if mode != Mode::Apply {
-            self.own_updated(&mut new, &old);
+            self.own(&mut new, Some(&old));
         }
         if resource.is_view() {
             kind.strategy.to_stored(&mut new);
@@ -111,12 +119,8 @@ impl Write<'_> {
         if may_go(&new) {
             return self.finish_deletion(key, new, current).await;
         }
-        let claim = self.api.allocators.claim(
-            self.resource,
-            &mut new,
-            Some(&current.object),
-            self.options.dry_run,
-        )?;
+        let allocators = &self.api.allocators;
+        let claim = allocators.claim(self.api, self.resource, &mut new, Some(&current.object)).await?;
         let value = encode::encode(&mut new);
         let unchanged = value == current.value;
         if unchanged || self.options.dry_run {
