@@ -12,6 +12,7 @@ pub mod endpoints;
 pub mod garbage;
 mod liveness;
 mod metrics;
+pub mod namespaces;
 pub mod node_cidrs;
 pub mod objects;
 pub mod pod_gc;
