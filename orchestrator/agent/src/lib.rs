@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod env;
 pub mod logs;
 pub mod metrics;
+pub mod network;
 pub mod objects;
 pub mod pods;
 pub mod resources;

@@ -92,7 +92,11 @@ struct Round {
 
 impl Network {
     /// Follows the API and keeps the kernel as it says. Must be called within a runtime; the writing has a thread of its own.
-    pub fn start(dataplane: Arc<Dataplane>, informers: &Informers, config: NetworkConfig) -> std::io::Result<Self> {
+    pub fn start(
+        dataplane: Arc<Dataplane>,
+        informers: &Informers,
+        config: NetworkConfig,
+    ) -> std::io::Result<Self> {
         let state = Arc::new(State {
             config,
             inner: Mutex::default(),
@@ -272,7 +276,10 @@ impl State {
         let applied = match dataplane.apply(&plan) {
             Ok(applied) => applied,
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the kernel does not hold the newest plan");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the kernel does not hold the newest plan"
+                );
                 return Some(Instant::now() + RETRY);
             }
         };

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
 use abi::{
     Addr4, Addr6, Backend, CidrKey, Endpoint, NODE_ADDRESSES, Node, Peer, PodNetns, PolicyEntry, PolicyKey,
-    PortRange, Service, ServiceKey,
+    PortRange, Service, ServiceKey, policy_id,
 };
 
 use crate::{family::Address, host::Host, names::Names};
@@ -109,6 +110,16 @@ impl<A> Default for FamilyPlan<A> {
 }
 
 impl Plan {
+    /// Addresses and devices of the endpoints whose policy is compiled.
+    pub fn compiled_endpoints(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        fn of<A: Address>(plan: &FamilyPlan<A>) -> impl Iterator<Item = (IpAddr, u32)> {
+            let compiled =
+                plan.endpoints.iter().filter(|(_, endpoint)| endpoint.ingress_policy != policy_id::UNSET);
+            compiled.map(|(address, endpoint)| (address.ip(), endpoint.ifindex))
+        }
+        of(&self.v4).chain(of(&self.v6))
+    }
+
     /// Keeps the first `capacity` entries in the order of `by`, so that the same ones are kept each time.
     pub(crate) fn bound<K: Copy + std::hash::Hash + Eq, V, O: Ord>(
         &mut self,

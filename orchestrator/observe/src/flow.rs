@@ -208,5 +208,9 @@ fn protocol_name(number: u8) -> String {
 }
 
 fn ip(family: u8, words: &[u32; 4]) -> IpAddr {
-    if family == 6 { Ipv6Addr::from(Addr6(*words)).into() } else { Ipv4Addr::from(words[0].to_ne_bytes()).into() }
+    if family == 6 {
+        Ipv6Addr::from(Addr6(*words)).into()
+    } else {
+        Ipv4Addr::from(words[0].to_ne_bytes()).into()
+    }
 }

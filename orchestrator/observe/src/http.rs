@@ -31,7 +31,9 @@ pub fn router<N: Names>(
     Router::new().route(PATH, get(handler))
 }
 
-fn ok<T>(stream: impl futures::Stream<Item = T>) -> impl futures::Stream<Item = Result<T, std::convert::Infallible>> {
+fn ok<T>(
+    stream: impl futures::Stream<Item = T>,
+) -> impl futures::Stream<Item = Result<T, std::convert::Infallible>> {
     futures::StreamExt::map(stream, Ok)
 }
 

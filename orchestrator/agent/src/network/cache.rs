@@ -116,7 +116,9 @@ impl Cache {
             };
             let backends = slice.source.endpoints.iter().flat_map(|endpoint| {
                 let addresses = addresses(endpoint.addresses.iter().map(|address| &**address));
-                addresses.into_iter().filter_map(move |address| backend(endpoint, address, pod(&address), pod_cidrs))
+                addresses
+                    .into_iter()
+                    .filter_map(move |address| backend(endpoint, address, pod(&address), pod_cidrs))
             });
             slice.joined = slice_of(&slice.source, backends.collect()).map(Arc::new);
         }
@@ -344,5 +346,11 @@ fn backend(
     // A hostNetwork pod shares its address with others: only the slice can tell them apart.
     let leaving = is_pod && pod.is_some_and(|pod| pod.terminating);
     let terminating = endpoint.conditions.terminating.unwrap_or(false) || leaving;
-    Some(Backend { address, node: endpoint.node_name.clone(), ready: ready && !leaving, serving, terminating })
+    Some(Backend {
+        address,
+        node: endpoint.node_name.clone(),
+        ready: ready && !leaving,
+        serving,
+        terminating,
+    })
 }

@@ -46,7 +46,9 @@ fn peer_of(peer: &PolicyPeer) -> Option<Peer> {
     }
     let pods = peer.pod_selector.as_ref().map(selector_of);
     match (peer.namespace_selector.as_ref().map(selector_of), pods) {
-        (Some(namespaces), pods) => Some(Peer::PodsIn(namespaces?, pods.unwrap_or_else(|| Some(everything()))?)),
+        (Some(namespaces), pods) => {
+            Some(Peer::PodsIn(namespaces?, pods.unwrap_or_else(|| Some(everything()))?))
+        }
         (None, Some(pods)) => Some(Peer::Pods(pods?)),
         (None, None) => None,
     }
@@ -69,7 +71,10 @@ fn everything() -> netplan::Selector {
 
 /// `None` for an operator that is not known.
 fn selector_of(selector: &Selector) -> Option<netplan::Selector> {
-    let equal = selector.match_labels.iter().map(|(key, value)| Some((key.to_owned(), Demand::In(vec![value.to_owned()]))));
+    let equal = selector
+        .match_labels
+        .iter()
+        .map(|(key, value)| Some((key.to_owned(), Demand::In(vec![value.to_owned()]))));
     let demands: Option<Vec<_>> = equal.chain(selector.match_expressions.iter().map(demand_of)).collect();
     Some(netplan::Selector::new(demands?))
 }

@@ -66,7 +66,8 @@ fn a_terminating_pod_leaves_its_service_before_the_slice_says_so() {
     assert_eq!(known(&mut cache), [("192.0.2.1".into(), true, false)], "unknown pods are not used yet");
     pod("web", "10.244.1.5", json!({})).upsert(&mut cache);
     assert_eq!(known(&mut cache)[0], ("10.244.1.5".into(), true, false));
-    let leaving = pod("web", "10.244.1.5", json!({ "metadata": { "deletionTimestamp": "2026-01-02T03:04:05Z" } }));
+    let leaving =
+        pod("web", "10.244.1.5", json!({ "metadata": { "deletionTimestamp": "2026-01-02T03:04:05Z" } }));
     assert!(leaving.upsert(&mut cache));
     assert_eq!(known(&mut cache)[0], ("10.244.1.5".into(), false, true));
     leaving.delete(&mut cache);
@@ -107,7 +108,8 @@ fn services_nodes_and_namespaces_are_read_as_kubernetes_means_them() {
         "status": { "addresses": [{ "type": "Hostname", "address": "one" },
                                   { "type": "InternalIP", "address": "192.168.0.1" }] } }))
     .upsert(&mut cache);
-    read::<Namespace>(json!({ "metadata": { "name": "shop", "labels": { "team": "a" } } })).upsert(&mut cache);
+    read::<Namespace>(json!({ "metadata": { "name": "shop", "labels": { "team": "a" } } }))
+        .upsert(&mut cache);
     let snapshot = snapshot(&mut cache);
     let service = |name: &str| snapshot.services.iter().find(|service| &*service.name == name).unwrap();
     let web = service("web");
@@ -122,7 +124,8 @@ fn services_nodes_and_namespaces_are_read_as_kubernetes_means_them() {
 
 fn policy(spec: Value) -> netplan::snapshot::NetworkPolicy {
     let mut cache = Cache::default();
-    read::<NetworkPolicy>(json!({ "metadata": { "name": "p", "namespace": "shop" }, "spec": spec })).upsert(&mut cache);
+    read::<NetworkPolicy>(json!({ "metadata": { "name": "p", "namespace": "shop" }, "spec": spec }))
+        .upsert(&mut cache);
     (*snapshot(&mut cache).policies[0]).clone()
 }
 
@@ -141,7 +144,9 @@ fn policies_get_their_defaults() {
         "ports": [{ "port": 80, "endPort": 90 }, { "protocol": "UDP", "port": "dns" }, { "protocol": "SCTP" }],
     }] }));
     let rule = &rule.ingress.unwrap()[0];
-    assert!(matches!(&rule.peers[..], [Peer::Pods(_), Peer::PodsIn(_, all), Peer::Block(_, _)] if all.is_everything()));
+    assert!(
+        matches!(&rule.peers[..], [Peer::Pods(_), Peer::PodsIn(_, all), Peer::Block(_, _)] if all.is_everything())
+    );
     let ports: Vec<_> = rule.ports.iter().map(|port| (port.protocol, port.ports.clone())).collect();
     assert_eq!(
         ports,
@@ -155,11 +160,14 @@ fn policies_get_their_defaults() {
 
 #[test]
 fn what_cannot_be_read_never_widens_a_policy() {
-    let unreadable = json!({ "matchExpressions": [{ "key": "a", "operator": "Approximately", "values": ["b"] }] });
-    let peers = policy(json!({ "podSelector": {}, "ingress": [{ "from": [{ "podSelector": unreadable }] }] }));
+    let unreadable =
+        json!({ "matchExpressions": [{ "key": "a", "operator": "Approximately", "values": ["b"] }] });
+    let peers =
+        policy(json!({ "podSelector": {}, "ingress": [{ "from": [{ "podSelector": unreadable }] }] }));
     assert_eq!(peers.ingress.unwrap().len(), 0, "a rule without its only peer would admit everyone");
     let subject = policy(json!({ "podSelector": unreadable, "ingress": [] }));
     assert!(subject.pods.is_everything());
-    let block = policy(json!({ "podSelector": {}, "egress": [{ "to": [{ "ipBlock": { "cidr": "nonsense" } }] }] }));
+    let block =
+        policy(json!({ "podSelector": {}, "egress": [{ "to": [{ "ipBlock": { "cidr": "nonsense" } }] }] }));
     assert_eq!(block.egress.unwrap().len(), 0);
 }
