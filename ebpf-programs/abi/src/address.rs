@@ -51,6 +51,35 @@ impl Port {
     }
 }
 
+/// A link-layer address: three half-words in wire order, so that programs copy it without byte loads.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[repr(transparent)]
+pub struct Mac(pub [u16; 3]);
+
+impl Mac {
+    /// From the octets in the order they are written.
+    pub const fn new(o: [u8; 6]) -> Self {
+        Mac([
+            u16::from_ne_bytes([o[0], o[1]]),
+            u16::from_ne_bytes([o[2], o[3]]),
+            u16::from_ne_bytes([o[4], o[5]]),
+        ])
+    }
+
+    /// The octets in the order they are written.
+    pub const fn octets(self) -> [u8; 6] {
+        let [a, b, c] = [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes(), self.0[2].to_ne_bytes()];
+        [a[0], a[1], b[0], b[1], c[0], c[1]]
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.octets();
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
 impl Addr4 {
     /// The octets in the order they are written.
     #[inline(always)]
@@ -134,6 +163,7 @@ mod tests {
     #[test]
     fn addresses_and_ports_are_stored_as_the_wire_has_them() {
         assert_eq!(Addr4::from(Ipv4Addr::new(10, 244, 1, 2)).0.to_ne_bytes(), [10, 244, 1, 2]);
+        assert_eq!(Mac::new([2, 4, 6, 8, 10, 12]).octets(), [2, 4, 6, 8, 10, 12]);
         assert_eq!(Port::new(8080).0.to_ne_bytes(), 8080u16.to_be_bytes());
         let v6 = Ipv6Addr::new(0xfd00, 1, 2, 3, 4, 5, 6, 7);
         assert_eq!(Ipv6Addr::from(Addr6::from(v6)), v6);

@@ -6,7 +6,7 @@
 //! other's addresses in `other_*`. Inserting the main entry with BPF_NOEXIST is also what claims a SNAT port: there
 //! is no second table to keep in step, and the reply needs no second lookup.
 
-use crate::Port;
+use crate::{Mac, Port};
 
 /// A connection's tuple with its two ends in a fixed order: `low` is the smaller (address as the map compares it, then
 /// port). Both directions have the same key; [`ct_flag::ORIG_LOW`] says which end began.
@@ -48,7 +48,7 @@ pub struct ConntrackEntry<A> {
     /// Where each end is: a [`via`] word.
     pub via: [u32; 2],
     /// MAC of each end that is a local pod, else zero.
-    pub mac: [[u8; 6]; 2],
+    pub mac: [Mac; 2],
     /// Peer class of each end when the verdict was taken.
     pub class: [u32; 2],
     /// Service id that translated it, 0 for none.
@@ -79,8 +79,10 @@ pub mod ct_flag {
     pub const MASQUERADE: u32 = 8;
     /// The alias is applied by `uplink_egress` only, after the host has routed the packet.
     pub const AT_UPLINK: u32 = 16;
-    /// Not a flow that answers: kept so that a closed connection is reported once.
+    /// Its end was reported on `EVENTS`, here or by the other entry.
     pub const CLOSE_REPORTED: u32 = 32;
+    /// A main entry whose alias has [`ct_protocol::CLASH`](super::ct_protocol::CLASH) in its key.
+    pub const CLASHED: u32 = 64;
 }
 
 /// Where an end of a connection is: kind in the top four bits, argument in the rest.
@@ -93,6 +95,8 @@ pub mod via {
     pub const NODE: u32 = 2 << 28;
     /// This node itself.
     pub const HOST: u32 = 3 << 28;
+    /// Nowhere: a pod address that no link of this node and no other node has. Never in an entry.
+    pub const NOWHERE: u32 = 4 << 28;
     /// Bits of the kind.
     pub const KIND: u32 = 0xf << 28;
     /// Bits of the argument.

@@ -1,11 +1,11 @@
 //! Who has an address: `ENDPOINTS*` (pods here), `PEERS*` (pods and nodes anywhere), `PEER_CIDRS*` (the rest),
 //! `NODES` and `POD_NETNS`.
 
-use crate::{Addr4, Addr6};
+use crate::{Addr4, Addr6, Mac};
 
 /// MAC address of the host's side of every pod link, and of the gateway's permanent neighbour entry inside the pod.
 /// Links are point to point, so one locally administered address serves all.
-pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x62, 0x6f, 0x77, 0x73, 0x01];
+pub const GATEWAY_MAC: Mac = Mac::new([0x02, 0x62, 0x6f, 0x77, 0x73, 0x01]);
 
 /// Peer classes with a fixed number. The compiler hands out the others from [`class::FIRST`] on.
 pub mod class {
@@ -36,9 +36,9 @@ pub struct Endpoint {
     /// Policy id for what it receives.
     pub ingress_policy: u32,
     /// MAC of the pod's own side.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u16; 3],
 }
 
 /// Bits of [`Peer::flags`].

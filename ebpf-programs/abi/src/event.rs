@@ -107,8 +107,9 @@ pub struct Event {
     pub service: u32,
     /// Policy epoch of the decision.
     pub epoch: u32,
-    /// In CLOSE: packets of the initiator and of the responder. Of a translated connection each half of it reports what
-    /// it saw; the collector of connections knows both.
+    /// Zero.
+    pub reserved3: u32,
+    /// In CLOSE: packets of the initiator and of the responder, summed over both entries of a translated connection.
     pub packets: [u64; 2],
     /// In CLOSE: bytes, likewise.
     pub bytes: [u64; 2],

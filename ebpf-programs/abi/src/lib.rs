@@ -21,7 +21,7 @@ mod service;
 mod socket;
 mod source;
 
-pub use address::{Addr4, Addr6, Family, Port};
+pub use address::{Addr4, Addr6, Family, Mac, Port};
 pub use config::{Config, NODE_ADDRESSES, State, feature, state_flag};
 pub use conntrack::{ConntrackEntry, ConntrackKey, ct_flag, ct_protocol, tcp_state, timeout, via};
 pub use endpoint::{CidrKey, Endpoint, GATEWAY_MAC, Node, Peer, PodNetns, class, node_flag, peer_flag};
@@ -51,14 +51,14 @@ macro_rules! sizes {
 }
 
 sizes! {
-    Addr4 = 4, Addr6 = 16, Port = 2,
+    Addr4 = 4, Addr6 = 16, Port = 2, Mac = 6,
     ConntrackKey<Addr4> = 16, ConntrackKey<Addr6> = 40,
     ConntrackEntry<Addr4> = 96, ConntrackEntry<Addr6> = 120,
     Endpoint = 32, Peer = 12, CidrKey<Addr4> = 8, CidrKey<Addr6> = 20, Node = 24, PodNetns = 24,
     PolicyKey = 8, PortRange = 8, PolicyEntry = 64,
     ServiceKey<Addr4> = 8, ServiceKey<Addr6> = 20, Service = 36,
     Backend<Addr4> = 12, Backend<Addr6> = 24,
-    AffinityKey<Addr4> = 8, AffinityKey<Addr6> = 20, AffinityValue<Addr4> = 16, AffinityValue<Addr6> = 28,
+    AffinityKey<Addr4> = 8, AffinityKey<Addr6> = 20, AffinityValue<Addr4> = 12, AffinityValue<Addr6> = 24,
     FragmentKey<Addr4> = 16, FragmentKey<Addr6> = 40, FragmentValue = 4,
     SockReverseKey<Addr4> = 16, SockReverseKey<Addr6> = 28, SockReverseValue<Addr4> = 8, SockReverseValue<Addr6> = 20,
     Event = 144, MetricValue = 16, State = 128, Config = 48,

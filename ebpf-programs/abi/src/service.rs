@@ -110,8 +110,6 @@ pub struct AffinityValue<A> {
     pub port: Port,
     /// Zero.
     pub reserved: u16,
-    /// Slot where it was last found; tried first.
-    pub slot: u32,
     /// Last connection, in the unit of [`ConntrackEntry::last_seen`](crate::ConntrackEntry::last_seen).
     pub last_used: u32,
 }
