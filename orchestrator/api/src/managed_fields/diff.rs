@@ -1,4 +1,4 @@
-//! What differs between two objects, field by field, as three sets: added, modified, removed.
+//! What differs between two objects, field by field, as sets: added, modified, removed.
 use std::collections::BTreeMap;
 
 use super::set::{Element, Entry, FieldSet};
@@ -6,7 +6,7 @@ use super::typed::{Walk, element_of, is_hollow, walk};
 use crate::object::{Map, Value};
 use crate::schema::{Field, Node, Shape};
 
-/// The difference between two objects. No field is in two of the sets.
+/// The difference between two objects. No field is in two of the first three sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
     /// What only the new object has.
@@ -15,13 +15,15 @@ pub struct Diff {
     pub modified: FieldSet,
     /// What only the old object had.
     pub removed: FieldSet,
+    /// Of what was added, the objects and lists that were made to hold it: about their being there nobody can disagree.
+    pub opened: FieldSet,
 }
 
 impl Diff {
     /// Compares two objects of one kind.
     pub fn between(node: Node<'_>, old: &Value, new: &Value) -> Self {
-        let Part { added, modified, removed } = compare(Some(node), Some(old), Some(new));
-        Self { added: added.below, modified: modified.below, removed: removed.below }
+        let Part { added, modified, removed, opened } = compare(Some(node), Some(old), Some(new));
+        Self { added: added.below, modified: modified.below, removed: removed.below, opened: opened.below }
     }
 
     /// Whether the objects are equal.
@@ -43,6 +45,7 @@ struct Part {
     added: Entry,
     modified: Entry,
     removed: Entry,
+    opened: Entry,
 }
 
 impl Part {
@@ -51,6 +54,7 @@ impl Part {
             (&mut self.added, part.added),
             (&mut self.modified, part.modified),
             (&mut self.removed, part.removed),
+            (&mut self.opened, part.opened),
         ] {
             if !part.is_empty() {
                 own.below.put(element.clone(), part);
@@ -92,6 +96,7 @@ fn compare(node: Option<Node<'_>>, old: Option<&Value>, new: Option<&Value>) -> 
         }
     }
     part.added.member |= old.is_none();
+    part.opened.member |= old.is_none();
     part.removed.member |= new.is_none();
     part
 }

@@ -265,38 +265,33 @@ impl Weave {
 
 // === removing ===
 
-/// What is left of `value` when the fields in `gone` are taken out. A granular object or list that loses everything
-/// becomes null, which means as much as nothing.
+/// What is left of `value` when the fields in `gone` are taken out. An object or list that loses all it held goes too.
 pub fn remove(node: Node<'_>, value: Value, gone: &FieldSet) -> Value {
-    remove_below(Some(node), value, gone)
+    remove_below(Some(node), value, gone).unwrap_or_else(|| Value::Object(Map::new()))
 }
 
-fn remove_below(node: Option<Node<'_>>, value: Value, gone: &FieldSet) -> Value {
+fn remove_below(node: Option<Node<'_>>, value: Value, gone: &FieldSet) -> Option<Value> {
     match (walk(node), value) {
         (Walk::Map(node), Value::Object(map)) => {
-            let left: Map = map
-                .into_iter()
-                .filter_map(|(name, value)| {
-                    let element = Element::Field(name);
-                    let value = remove_entry(node.child_of(&element), value, gone.get(&element))?;
-                    let Element::Field(name) = element else { return None };
-                    Some((name, value))
-                })
-                .collect();
-            if left.is_empty() { Value::Null } else { Value::Object(left) }
+            let fields = map.into_iter().filter_map(|(name, value)| {
+                let element = Element::Field(name);
+                let value = remove_entry(node.child_of(&element), value, gone.get(&element))?;
+                let Element::Field(name) = element else { return None };
+                Some((name, value))
+            });
+            let left: Map = fields.collect();
+            (!left.is_empty()).then_some(Value::Object(left))
         }
         (Walk::List(node), Value::Array(list)) => {
-            let left: Vec<Value> = list
-                .into_iter()
-                .filter_map(|item| {
-                    let entry = element_of(node, &item).and_then(|element| gone.get(&element));
-                    remove_entry(node.element(), item, entry)
-                })
-                .collect();
-            if left.is_empty() { Value::Null } else { Value::Array(left) }
+            let items = list.into_iter().filter_map(|item| {
+                let entry = element_of(node, &item).and_then(|element| gone.get(&element));
+                remove_entry(node.element(), item, entry)
+            });
+            let left: Vec<Value> = items.collect();
+            (!left.is_empty()).then_some(Value::Array(left))
         }
-        (Walk::Leaf, Value::Object(_) | Value::Array(_)) => Value::Null,
-        (_, value) => value,
+        (Walk::Leaf, Value::Object(_) | Value::Array(_)) => None,
+        (_, value) => Some(value),
     }
 }
 
@@ -304,7 +299,7 @@ fn remove_entry(node: Option<Node<'_>>, value: Value, entry: Option<&Entry>) -> 
     match entry {
         None => Some(value),
         Some(entry) if entry.member => None,
-        Some(entry) => Some(remove_below(node, value, &entry.below)),
+        Some(entry) => remove_below(node, value, &entry.below),
     }
 }
 

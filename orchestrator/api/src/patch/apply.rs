@@ -102,7 +102,9 @@ impl Merge<'_> {
         let diff = Diff::between(self.node, self.base.value(), &object);
         let mut changed = diff.changed();
         changed.subtract_trees(self.reset);
-        let conflicts = self.conflicts(&manager, &managers, &changed);
+        let mut disputed = changed.clone();
+        disputed.subtract(&diff.opened);
+        let conflicts = self.conflicts(&manager, &managers, &disputed);
         if !force && !conflicts.is_empty() {
             return Err(Failure::Conflicts(conflicts));
         }
@@ -116,11 +118,11 @@ impl Merge<'_> {
         Ok((object, managers))
     }
 
-    fn conflicts(&self, manager: &Manager, managers: &Managers, changed: &FieldSet) -> Conflicts {
+    fn conflicts(&self, manager: &Manager, managers: &Managers, disputed: &FieldSet) -> Conflicts {
         let others = managers
             .iter()
             .filter(|(other, owned)| *other != manager && owned.api_version == self.writer.api_version);
-        let conflicts = others.map(|(other, owned)| (other.clone(), owned.fields.intersection(changed)));
+        let conflicts = others.map(|(other, owned)| (other.clone(), owned.fields.intersection(disputed)));
         conflicts.filter(|(_, fields)| !fields.is_empty()).collect()
     }
 

@@ -198,6 +198,7 @@ fn merge_objects(
 fn key_of<'v>(element: &'v Value, key: &str) -> Result<&'v Value, PatchError> {
     element
         .get(key)
+        .filter(|value| !value.is_null())
         .ok_or_else(|| malformed(format!("map: {element} does not contain declared merge key: {key}")))
 }
 
