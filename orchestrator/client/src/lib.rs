@@ -13,6 +13,7 @@ mod error;
 pub mod events;
 pub mod informer;
 pub mod leader;
+pub mod nodelink;
 pub mod objects;
 mod patch;
 mod query;
