@@ -14,6 +14,7 @@ mod liveness;
 mod metrics;
 pub mod namespaces;
 pub mod node_cidrs;
+pub mod nodes;
 pub mod objects;
 pub mod pod_gc;
 pub mod replicaset;
