@@ -24,10 +24,13 @@ use crate::config::Config;
 use crate::handlers;
 use crate::handlers::discovery::Documents;
 use crate::metrics::Metrics;
+use crate::nodelink::Hub;
+use crate::proxy::Agents;
 use crate::resources::Resources;
 use crate::router::Limits;
 use crate::serve::listener::{ListenError, listen};
 use crate::serve::{Handler, Server};
+use crate::servers::{SERVERS, Servers};
 
 /// What an API server is made of, beside its configuration.
 pub struct Deps {
@@ -81,6 +84,9 @@ pub struct Api {
     pub(crate) allocators: Allocators,
     pub(crate) routes: axum::Router<Arc<Api>>,
     pub(crate) draining: CancellationToken,
+    pub(crate) stop: CancellationToken,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) agents: Agents,
     pub(crate) documents: Documents,
     listens: SocketAddr,
 }
@@ -104,6 +110,8 @@ pub struct Bound {
     pub addresses: Vec<SocketAddr>,
     /// The same API for clients in this process, who put a [`api::UserInfo`] into each request's extensions.
     pub service: ApiService,
+    /// What the nodes say.
+    pub hub: Arc<Hub>,
     /// Ends it.
     pub shutdown: Shutdown,
 }
@@ -126,7 +134,7 @@ impl ApiServer {
             registry,
             serving,
             ca,
-            client: _,
+            client,
             service_account,
             bootstrap,
             metrics: metrics_registry,
@@ -141,9 +149,14 @@ impl ApiServer {
         let (observed, observed_rx) = watch::channel(0);
         let resources = Arc::new(Resources::new(&registry, &observed_rx));
         let allocators = Allocators::new(&config);
-        let feed = Feed::new(store, observed, resources.caches(), allocators.sinks());
+        let hub = Hub::new();
+        let servers = Servers::new(hub.clone());
+        let mut sinks = allocators.sinks();
+        sinks.insert(SERVERS.to_owned(), servers.clone());
+        let feed = Feed::new(store, observed, resources.caches(), sinks);
         let stop = CancellationToken::new();
         feed.start(stop.clone()).await?;
+        tokio::spawn(hub.clone().run(resources.cache("", "nodes").cloned(), stop.clone()));
 
         let service_accounts = Arc::new(ServiceAccountTokens::new(service_account, resources.clone()));
         let draining = CancellationToken::new();
@@ -155,6 +168,9 @@ impl ApiServer {
             limits: Limits::new(),
             allocators,
             draining: draining.clone(),
+            stop: stop.clone(),
+            hub: hub.clone(),
+            agents: Agents::new(&ca, &client)?,
             documents: Documents::default(),
             listens: address,
             config,
@@ -165,11 +181,13 @@ impl ApiServer {
         });
         alloc::repair::run(&api).await?;
         bootstrap::run(&api).await?;
+        tokio::spawn(servers.run(api.clone(), stop.clone()));
         let server = Server::new(Arc::new(api.clone()), tls, draining.clone());
         tokio::spawn(server.clone().accept(listener));
         Ok(Bound {
             addresses: vec![address],
             service: ApiService(api),
+            hub,
             shutdown: Shutdown { draining, stop, server, deadline: drain },
         })
     }

@@ -2,6 +2,8 @@
 //!
 //! Everything goes through the API itself, so that it is defaulted, validated and owned like any other object.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use api::{ApiError, Status, UserInfo};
@@ -28,7 +30,53 @@ pub async fn run(api: &Arc<Api>) -> Result<(), ApiError> {
             ensure(api, "/api/v1/namespaces", namespace).await?;
         }
     }
-    Ok(())
+    service(api).await
+}
+
+/// The Service by which pods reach the API: the first address of the range, which everybody can know.
+async fn service(api: &Arc<Api>) -> Result<(), ApiError> {
+    let exists = api
+        .resources
+        .cache("", "services")
+        .is_none_or(|services| services.get("default/kubernetes").is_some());
+    let Some(address) = api.config.service_cidr.hosts().next().filter(|_| !exists) else { return Ok(()) };
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {
+            "clusterIP": address.to_string(),
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": api.advertised().port()}],
+        },
+    });
+    ensure(api, "/api/v1/namespaces/default/services", service).await
+}
+
+/// Writes where that Service leads to: all servers.
+pub async fn endpoints(api: &Arc<Api>, servers: &[SocketAddr]) -> Result<(), ApiError> {
+    let reachable = |server: &&SocketAddr| !server.ip().is_unspecified() && !server.ip().is_loopback();
+    let addresses: BTreeSet<String> =
+        servers.iter().filter(reachable).map(|server| server.ip().to_string()).collect();
+    let Some(server) = servers.iter().find(reachable) else {
+        tracing::warn!(
+            "this server listens on loopback only: pods cannot reach it through the kubernetes Service"
+        );
+        return Ok(());
+    };
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if server.is_ipv6() { "IPv6" } else { "IPv4" },
+        "endpoints": addresses
+            .iter()
+            .map(|address| json!({"addresses": [address], "conditions": {"ready": true}}))
+            .collect::<Vec<_>>(),
+        "ports": [{"name": "https", "port": server.port(), "protocol": "TCP"}],
+    });
+    let collection = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    match ask(api, Method::PUT, &format!("{collection}/kubernetes"), slice.clone()).await {
+        Err(error) if error.reason() == api::Reason::NotFound => ensure(api, collection, slice).await,
+        done => done.map(drop),
+    }
 }
 
 /// Creates an object unless it is there.

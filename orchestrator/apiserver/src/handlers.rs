@@ -11,6 +11,7 @@ use crate::router::Call;
 pub mod discovery;
 pub mod other;
 pub mod reading;
+pub mod streams;
 pub mod subresources;
 pub mod writing;
 
@@ -29,6 +30,9 @@ pub async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, Api
             writing::patch(call, body).await
         }
         (_, "scale") => subresources::scale(call, body).await,
+        (Verb::Get | Verb::Create, "log" | "exec" | "attach" | "portforward") => {
+            streams::stream(call, body).await
+        }
         (Verb::Create, "binding") => subresources::bind(call, body).await,
         (Verb::Create, "eviction") => subresources::evict(call, body).await,
         (Verb::Create, "token") => subresources::token(call, body).await,

@@ -20,6 +20,7 @@ pub mod negotiate;
 pub mod nodelink;
 pub mod options;
 pub mod pipeline;
+pub mod proxy;
 pub mod read;
 pub mod render;
 pub mod request_info;
@@ -27,6 +28,8 @@ pub mod resources;
 pub mod response;
 pub mod router;
 pub mod serve;
+pub mod servers;
 
 pub use app::{Api, ApiServer, ApiService, Bound, BuildError, Deps, Shutdown};
 pub use config::Config;
+pub use resources::storage_classes;

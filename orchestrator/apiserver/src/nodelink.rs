@@ -1,23 +1,86 @@
-//! The link between nodes and server. Wire types: `api::nodelink`.
+//! The link between nodes and server: heartbeats and applied revisions up, the minimum over all nodes down.
+//!
+//! Wire types are `api::nodelink`'s. [`hub::Hub`] holds what all links of this server say; `servers` brings in what
+//! other servers over the same store know. A link has no task: its request's body is read while its answer is polled,
+//! so that a client that stops reading stops being heard.
 
 use std::sync::Arc;
 
 use api::ApiError;
-use http::Response;
-use http::request::Parts;
+use api::nodelink::{Decoder, Notice, Report, line};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use crate::app::Api;
-use crate::body::Body;
-use crate::request_info::RequestInfo;
+use crate::body::{Body, BoxError};
+use crate::request_info::{RequestInfo, Verb};
+use crate::response;
 
-/// The group of this project's own endpoints.
-pub const GROUP: &str = "bowsprit.dev";
+pub mod hub;
 
-pub(crate) async fn serve(
-    _: &Arc<Api>,
-    _: &Parts,
-    _: Body,
-    _: &RequestInfo,
-) -> Result<Response<Body>, ApiError> {
-    Err(ApiError::unknown_path())
+pub use api::nodelink::GROUP;
+pub use hub::{Hub, Liveness};
+use hub::{Link, SILENCE_MAX};
+
+/// Answers `POST /apis/bowsprit.dev/v1/nodelink/NODE`, which lasts as long as the node does.
+pub fn serve(api: &Arc<Api>, body: Body, info: &RequestInfo) -> Result<Response<Body>, ApiError> {
+    if (info.version.as_str(), info.resource.as_str()) != ("v1", "nodelink") || info.name.is_empty() {
+        return Err(ApiError::unknown_path());
+    }
+    if info.verb != Verb::Create {
+        return Err(ApiError::method_not_allowed((GROUP, "nodelink"), info.verb.as_str()));
+    }
+    let link = api.hub.join(&info.name);
+    let session = Session {
+        minimum: api.hub.minimum(),
+        link,
+        body,
+        decoder: Decoder::default(),
+        deadline: Instant::now() + SILENCE_MAX,
+        draining: api.draining.clone(),
+    };
+    let lines = futures::stream::unfold(session, |mut session| async {
+        let notice = session.next().await?;
+        Some((Ok::<_, BoxError>(Frame::data(Bytes::from(line(&notice)))), session))
+    });
+    Ok(response::json(StatusCode::OK, Body::stream(StreamBody::new(lines))))
+}
+
+/// One link's state between two lines.
+struct Session {
+    link: Link,
+    body: Body,
+    decoder: Decoder<Report>,
+    minimum: watch::Receiver<u64>,
+    deadline: Instant,
+    draining: tokio_util::sync::CancellationToken,
+}
+
+impl Session {
+    /// Waits for something to say: a report is answered, and a new minimum is passed on. `None` ends the link.
+    async fn next(&mut self) -> Option<Notice> {
+        loop {
+            tokio::select! {
+                () = self.draining.cancelled() => return None,
+                changed = self.minimum.changed() => changed.ok()?,
+                frame = timeout_at(self.deadline, self.body.frame()) => {
+                    // Silence is the hub's to judge: it has been told when the link was last heard.
+                    let Ok(frame) = frame else {
+                        self.link.silent();
+                        return None;
+                    };
+                    let data = frame?.ok()?.into_data().unwrap_or_default();
+                    let Ok(report) = self.decoder.push(&data) else { return None };
+                    let Some(report) = report else { continue };
+                    self.link.report(report.applied);
+                    self.deadline = Instant::now() + SILENCE_MAX;
+                }
+            }
+            return Some(Notice { minimum: *self.minimum.borrow_and_update() });
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::selectors::{FieldSelector, LabelSelector};
 use api::{ApiError, Kind, Registry};
 use bytes::Bytes;
-use store::Revision;
+use store::{Classes, Revision, StorageClass};
 use tokio::sync::watch;
 
 use crate::cache::feed::REGISTRY;
@@ -92,6 +92,17 @@ fn place_of(kind: &Kind) -> String {
 /// Where a kind's objects are in the store, with the final slash.
 pub fn prefix_of(kind: &Kind) -> String {
     format!("{REGISTRY}{}/", place_of(kind))
+}
+
+/// Which keys of the store are not durable: events, leases, and the servers' own.
+pub fn storage_classes(registry: &Registry) -> Classes {
+    let of_kinds = registry.kinds().iter().filter_map(|kind| match kind.storage {
+        api::StorageClass::Durable => None,
+        api::StorageClass::Event => Some((prefix_of(kind), StorageClass::Event)),
+        api::StorageClass::Lease => Some((prefix_of(kind), StorageClass::Lease)),
+    });
+    let servers = (format!("{REGISTRY}{}/", crate::servers::SERVERS), StorageClass::Lease);
+    Classes::new(of_kinds.chain([servers]))
 }
 
 // === impl Resource ===

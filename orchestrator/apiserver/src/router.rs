@@ -119,7 +119,7 @@ async fn resource(
     let selectors = Selectors { fields: query.get("fieldSelector").unwrap_or_default() };
     authz::authorize(&user, info, selectors, &api.resources)?;
     if info.group == crate::nodelink::GROUP {
-        return crate::nodelink::serve(api, parts, body, info).await;
+        return crate::nodelink::serve(api, body, info);
     }
     let Some(resource) = api.resources.find(&info.group, &info.version, &info.resource) else {
         return Err(ApiError::unknown_path());

@@ -9,7 +9,7 @@ use api::Registry;
 use apiserver::{ApiServer, Bound, Config, Deps};
 use pki::cluster::ClusterPki;
 use pki::tls::ServingCertificate;
-use store::{Classes, EngineConfig, StorageClass, StoreConfig};
+use store::{EngineConfig, StoreConfig};
 
 /// A running server.
 pub struct Server {
@@ -26,10 +26,7 @@ pub struct Server {
 /// Opens the embedded store in a directory.
 pub async fn open_store(path: PathBuf) -> Arc<dyn store::Store> {
     let mut config = StoreConfig::new(EngineConfig::Embedded { path });
-    config.classes = Classes::new([
-        ("/registry/core/events/", StorageClass::Event),
-        ("/registry/coordination.k8s.io/leases/", StorageClass::Lease),
-    ]);
+    config.classes = apiserver::storage_classes(&Registry::builtin());
     store::open(config, telemetry::Registry::new().prometheus()).await.expect("the store opens")
 }
 

@@ -149,6 +149,8 @@ async fn lists_have_selectors_pages_and_states() {
     let version = first.body["metadata"]["resourceVersion"].as_str().unwrap();
     let exact = format!("{MAPS}?resourceVersion={version}&resourceVersionMatch=Exact");
     assert_eq!(names(&server.ask("GET", &exact, Value::Null).await.body), "m0 m1 m2 m3 m4 m5 m6");
+    let now = server.ask("GET", MAPS, Value::Null).await;
+    let version = now.body["metadata"]["resourceVersion"].as_str().unwrap();
     let newer = format!("{MAPS}?resourceVersion={version}&resourceVersionMatch=NotOlderThan");
     assert_eq!(names(&server.ask("GET", &newer, Value::Null).await.body), "m0 m1 m2 m3 m4 m6");
 
