@@ -154,7 +154,7 @@ impl EmbeddedStore {
             }
             let shared = self.shared.clone();
             let loaded =
-                spawn_blocking(move || shared.load(vec![found])).await.map_err(|_| StoreError::Closed)??;
+                spawn_blocking(move || shared.load(&[found])).await.map_err(|_| StoreError::Closed)??;
             let Some(kv) = loaded.and_then(|mut loaded| loaded.pop()) else { return Ok(None) };
             current.push(Some(kv));
         }

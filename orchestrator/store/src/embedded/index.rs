@@ -83,6 +83,11 @@ impl Entry {
             successors.take(self.older.len()).take_while(|successor| successor.mod_revision <= revision);
         ended.count()
     }
+
+    /// The newest state, if it is a delete that reads at a revision or later need not meet.
+    fn tombstone_by(&self, revision: Revision) -> Option<&Version> {
+        (!self.newest.exists() && self.newest.mod_revision <= revision).then_some(&self.newest)
+    }
 }
 
 /// A key that a scan found.
@@ -239,49 +244,47 @@ impl Index {
         if self.classes.meets_ephemeral(range) { tree.forgotten } else { tree.compacted }
     }
 
-    /// Among the next keys after `from`, what of the log nobody can reach since the compaction, and where to go on.
-    /// A key's states come together: a row that hides another is never removed alone.
-    pub fn ended(&self, from: Option<&[u8]>, keys: usize) -> Ended {
+    /// Among the next keys after `from`, what of the log nobody can reach since a compaction, and where to go on.
+    pub fn ended(
+        &self,
+        from: Option<&[u8]>,
+        keys: usize,
+        compacted: Revision,
+    ) -> (Vec<Spot>, Option<Box<[u8]>>) {
         let tree = self.tree.read();
         let start = from.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut ended = Ended::default();
+        let mut spots = Vec::new();
+        let mut last = None;
         let mut visited = 0;
         for (key, entry) in tree.keys.range::<[u8], _>((start, Bound::Unbounded)).take(keys) {
             visited += 1;
-            ended.last = Some(key.clone());
-            let count = entry.ended_by(tree.compacted);
-            let tombstone = (!entry.newest.exists() && entry.newest.mod_revision <= tree.compacted)
-                .then_some(&entry.newest);
-            if count > 0 || tombstone.is_some() {
-                ended.spots.extend(entry.older[..count].iter().chain(tombstone).filter_map(Version::spot));
-                ended.keys.push(Bytes::copy_from_slice(key));
+            last = Some(key);
+            let older = entry.older[..entry.ended_by(compacted)].iter();
+            spots.extend(older.chain(entry.tombstone_by(compacted)).filter_map(Version::spot));
+        }
+        (spots, last.filter(|_| visited == keys).cloned())
+    }
+
+    /// Drops what [`Self::ended`] named, after the log has, among the next keys after `from`; where to go on.
+    pub fn drop_ended(&self, from: Option<&[u8]>, keys: usize, compacted: Revision) -> Option<Box<[u8]>> {
+        let mut tree = self.tree.write();
+        let start = from.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut ended: Vec<Box<[u8]>> = Vec::new();
+        let mut last = None;
+        let mut visited = 0;
+        for (key, entry) in tree.keys.range::<[u8], _>((start, Bound::Unbounded)).take(keys) {
+            visited += 1;
+            last = Some(key);
+            if entry.ended_by(compacted) > 0 || entry.tombstone_by(compacted).is_some() {
+                ended.push(key.clone());
             }
         }
-        if visited < keys {
-            ended.last = None;
+        let last = last.filter(|_| visited == keys).cloned();
+        for key in ended {
+            tree.drop_ended(&key, compacted);
         }
-        ended
+        last
     }
-
-    /// Drops the states that [`Self::ended`] named, after the log has.
-    pub fn drop_ended(&self, keys: &[Bytes]) {
-        let mut tree = self.tree.write();
-        let compacted = tree.compacted;
-        for key in keys {
-            tree.drop_ended(key, compacted);
-        }
-    }
-}
-
-/// What a step of a sweep found.
-#[derive(Debug, Default)]
-pub(super) struct Ended {
-    /// Records to remove from the log.
-    pub spots: Vec<Spot>,
-    /// The keys whose states they are.
-    pub keys: Vec<Bytes>,
-    /// Where the next step begins; `None` when all keys were visited.
-    pub last: Option<Box<[u8]>>,
 }
 
 // === impl Tree ===
@@ -312,7 +315,7 @@ impl Tree {
         if entry.older.is_empty() {
             entry.older = Vec::new();
         }
-        if entry.older.is_empty() && !entry.newest.exists() && entry.newest.mod_revision <= revision {
+        if entry.tombstone_by(revision).is_some() {
             self.keys.remove(key);
         }
     }
@@ -371,10 +374,11 @@ mod tests {
             index.scan(&KeyRange::key("a"), Some(2), 0).expect_err("gone"),
             StoreError::Compacted { requested: 2, oldest: 3 }
         );
-        let ended = index.ended(None, 100);
-        assert_eq!(ended.spots.iter().map(|spot| spot.revision).collect::<Vec<_>>(), [1, 1]);
-        assert_eq!(ended.last, None);
-        index.drop_ended(&ended.keys);
+        let (spots, more) = index.ended(None, 100, 3);
+        assert_eq!(spots.iter().map(|spot| spot.revision).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(more, None);
+        assert_eq!(index.drop_ended(None, 1, 3).as_deref(), Some(&b"a"[..]));
+        assert_eq!(index.drop_ended(Some(b"a"), 100, 3), None);
         assert_eq!(keys(&index, 3), expected[3]);
         assert_eq!(keys(&index, 4), expected[4]);
         // The delete at 3 is still what a read at 3 meets.
@@ -387,9 +391,10 @@ mod tests {
         index.apply([("a".into(), put(1))], 1);
         index.apply([("a".into(), deleted(2))], 2);
         index.compact(2);
-        let ended = index.ended(None, 1);
-        assert_eq!(ended.spots.iter().map(|spot| spot.revision).collect::<Vec<_>>(), [1, 2]);
-        index.drop_ended(&ended.keys);
+        let (spots, more) = index.ended(None, 1, 2);
+        assert_eq!(spots.iter().map(|spot| spot.revision).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(more.as_deref(), Some(&b"a"[..]));
+        index.drop_ended(None, 1, 2);
         assert!(index.newest(b"a").is_none());
         assert_eq!((index.live(), index.superseded()), (0, 0));
     }

@@ -151,9 +151,8 @@ impl Log {
             self.connection.prepare("SELECT revision, records FROM log ORDER BY revision").map_err(at)?;
         let mut rows = statement.query([]).map_err(at)?;
         while let Some(row) = rows.next().map_err(at)? {
-            let revision = row.get::<_, i64>(0).map_err(at)?.unsigned_abs();
-            let records = row.get_ref(1).and_then(|blob| Ok(blob.as_blob()?)).map_err(at)?;
-            each(revision, decode(&self.path, revision, Bytes::copy_from_slice(records))?);
+            let (revision, records) = read_columns(row).map_err(at)?;
+            each(revision, decode(&self.path, revision, records)?);
         }
         Ok(())
     }
@@ -334,6 +333,24 @@ impl Reader<'_> {
         read_row(self.connection, self.path, revision)
     }
 
+    /// Hands the rows between two revisions, both included, to `each`, in order.
+    pub fn each_row(
+        &self,
+        first: Revision,
+        last: Revision,
+        mut each: impl FnMut(Revision, Vec<Record>),
+    ) -> Result<(), StoreError> {
+        let at = |error| store_error(self.path, &error);
+        let sql = "SELECT revision, records FROM log WHERE revision BETWEEN ?1 AND ?2 ORDER BY revision";
+        let mut statement = self.connection.prepare_cached(sql).map_err(at)?;
+        let mut rows = statement.query([first as i64, last as i64]).map_err(at)?;
+        while let Some(row) = rows.next().map_err(at)? {
+            let (revision, records) = read_columns(row).map_err(at)?;
+            each(revision, decode(self.path, revision, records)?);
+        }
+        Ok(())
+    }
+
     /// Some rows from a revision on, in order.
     pub fn rows(&self, from: Revision) -> Result<Rows, StoreError> {
         let at = |error| store_error(self.path, &error);
@@ -346,10 +363,9 @@ impl Reader<'_> {
             if found.len() == ROWS_AT_ONCE || bytes > ROWS_BYTES_AT_ONCE {
                 return Ok(Rows { found, more: true });
             }
-            let revision = row.get::<_, i64>(0).map_err(at)?.unsigned_abs();
-            let records = row.get::<_, Vec<u8>>(1).map_err(at)?;
+            let (revision, records) = read_columns(row).map_err(at)?;
             bytes += records.len();
-            found.push((revision, decode(self.path, revision, records.into())?));
+            found.push((revision, decode(self.path, revision, records)?));
         }
         Ok(Rows { found, more: false })
     }
@@ -360,6 +376,11 @@ pub(super) struct Rows {
     pub found: Vec<(Revision, Vec<Record>)>,
     /// Whether others follow.
     pub more: bool,
+}
+
+fn read_columns(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Revision, Bytes)> {
+    let revision = row.get::<_, i64>(0)?.unsigned_abs();
+    Ok((revision, Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?)))
 }
 
 fn read_row(

@@ -74,7 +74,7 @@ impl Recent {
              CREATE TABLE IF NOT EXISTS recent (
                  key BLOB PRIMARY KEY, value BLOB NOT NULL, create_revision INTEGER NOT NULL,
                  mod_revision INTEGER NOT NULL, version INTEGER NOT NULL, written_ms INTEGER NOT NULL
-             ) WITHOUT ROWID;"
+             );"
         ))?;
         let keys = read(&connection)?;
         Ok((Self { connection, path: path.to_owned(), pending: HashSet::new(), failing: false }, keys))

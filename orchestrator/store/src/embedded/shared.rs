@@ -8,7 +8,7 @@ use super::{
     history::History,
     index::{Found, Index, Place},
     log::{Reader, Readers},
-    record::Record,
+    record::{Record, Spot},
 };
 use crate::{
     class::Classes,
@@ -19,6 +19,12 @@ use crate::{
 
 /// A compaction that overtakes a read of "now" makes it start again; one every few minutes cannot do so often.
 const READ_ATTEMPTS: usize = 5;
+
+/// Rows looked up together.
+const RUN_ROWS: usize = 256;
+
+/// Up to so many rows for each one wanted, reading through them is cheaper than searching.
+const SPARSE: u64 = 6;
 
 /// The state that all parts read. Only the writer changes it.
 pub(super) struct Shared {
@@ -43,7 +49,7 @@ impl Shared {
             let (scan, revision) = self.index.scan(range, options.revision, collect)?;
             let more = options.mode != RangeMode::CountOnly && scan.count > scan.found.len() as u64;
             let items = match options.mode {
-                RangeMode::All => self.load(scan.found)?,
+                RangeMode::All => self.load(&scan.found)?,
                 _ => Some(scan.found.into_iter().map(|found| without_value(&found)).collect()),
             };
             if let Some(items) = items {
@@ -59,32 +65,75 @@ impl Shared {
     }
 
     /// The values of what a scan found; `None` when a compaction has taken one of them away since.
-    pub fn load(&self, found: Vec<Found>) -> Result<Option<Vec<KeyValue>>, StoreError> {
-        self.readers.with(|reader| found.iter().map(|found| load_one(reader, found)).collect())
+    pub fn load(&self, found: &[Found]) -> Result<Option<Vec<KeyValue>>, StoreError> {
+        self.readers.with(|reader| {
+            let mut loaded: Vec<Option<KeyValue>> = found.iter().map(from_memory).collect();
+            let mut on_disk: Vec<(Spot, usize)> = Vec::new();
+            for (at, found) in found.iter().enumerate().filter(|(at, _)| loaded[*at].is_none()) {
+                let Some(spot) = found.version.spot() else { return Ok(None) };
+                on_disk.push((spot, at));
+            }
+            // Rows were written in this order and lie beside each other.
+            on_disk.sort_unstable();
+            for run in on_disk.chunks(RUN_ROWS) {
+                load_run(reader, run, &mut loaded)?;
+            }
+            Ok(loaded.into_iter().collect())
+        })
     }
 
     /// The same, if no disk is needed.
     pub fn load_from_memory(&self, found: &Found) -> Option<KeyValue> {
-        let value = match &found.version.place {
-            Place::Memory(value) => Bytes::clone(value),
-            Place::Log(_) => self.history.find(&found.key, found.version.mod_revision)?,
-            Place::Deleted(_) | Place::Forgotten => return None,
-        };
-        Some(KeyValue { value, ..without_value(found) })
+        from_memory(found).or_else(|| {
+            found.version.spot()?;
+            let value = self.history.find(&found.key, found.version.mod_revision)?;
+            Some(KeyValue { value, ..without_value(found) })
+        })
     }
 }
 
-fn load_one(reader: &Reader<'_>, found: &Found) -> Result<Option<KeyValue>, StoreError> {
-    let index = match &found.version.place {
-        Place::Log(index) => *index as usize,
-        Place::Memory(value) => {
-            return Ok(Some(KeyValue { value: Bytes::clone(value), ..without_value(found) }));
-        }
-        Place::Deleted(_) | Place::Forgotten => return Ok(None),
+/// What is not in the log.
+fn from_memory(found: &Found) -> Option<KeyValue> {
+    let Place::Memory(value) = &found.version.place else { return None };
+    Some(KeyValue { value: Bytes::clone(value), ..without_value(found) })
+}
+
+/// Loads some neighbours: by reading through when few rows lie between, else one by one, which costs as much as six.
+fn load_run(
+    reader: &Reader<'_>,
+    run: &[(Spot, usize)],
+    loaded: &mut [Option<KeyValue>],
+) -> Result<(), StoreError> {
+    let [(first, _), .., (last, _)] = run else {
+        return run.iter().try_for_each(|item| load_one(reader, *item, loaded));
     };
-    let revision = found.version.mod_revision;
-    let record = reader.row(revision)?.and_then(|records| records.into_iter().nth(index));
-    Ok(record.and_then(|record| key_value(revision, record)))
+    let span = last.revision - first.revision + 1;
+    if span > run.len() as u64 * SPARSE {
+        return run.iter().try_for_each(|item| load_one(reader, *item, loaded));
+    }
+    let mut wanted = run.iter().peekable();
+    reader.each_row(first.revision, last.revision, |revision, records| {
+        while let Some((spot, at)) = wanted.next_if(|(spot, _)| spot.revision <= revision) {
+            if spot.revision == revision {
+                loaded[*at] = take(revision, &records, *spot);
+            }
+        }
+    })
+}
+
+fn load_one(
+    reader: &Reader<'_>,
+    (spot, at): (Spot, usize),
+    loaded: &mut [Option<KeyValue>],
+) -> Result<(), StoreError> {
+    if let Some(records) = reader.row(spot.revision)? {
+        loaded[at] = take(spot.revision, &records, spot);
+    }
+    Ok(())
+}
+
+fn take(revision: Revision, records: &[Record], spot: Spot) -> Option<KeyValue> {
+    records.get(spot.index as usize).cloned().and_then(|record| key_value(revision, record))
 }
 
 fn without_value(found: &Found) -> KeyValue {

@@ -3,10 +3,6 @@
 //! The mark is durable at once and refuses reads; removal goes on in small steps while the writer has nothing else to do,
 //! and begins again after a restart that came in between.
 
-use std::collections::VecDeque;
-
-use bytes::Bytes;
-
 use super::{history::Change, log::Log, record::Spot, shared::Shared};
 use crate::{
     error::StoreError,
@@ -47,9 +43,12 @@ enum Work {
     #[default]
     Nothing,
     /// Looking for what can go.
-    Looking { after: Option<Box<[u8]>>, compacted: Revision },
-    /// Removing what was found among some keys.
-    Removing { spots: VecDeque<Spot>, keys: Vec<Bytes>, then: Option<Box<[u8]>>, compacted: Revision },
+    Looking { compacted: Revision, after: Option<Box<[u8]>>, spots: Vec<Spot> },
+    /// Removing it from the log, in the order of revisions: neighbours lie on one page, and a delete goes after what it
+    /// hides. The last ones first in the list.
+    Removing { compacted: Revision, spots: Vec<Spot> },
+    /// Removing it from the index. Only now: as long as the log may hold a state, the index must know its successor.
+    Dropping { compacted: Revision, after: Option<Box<[u8]>> },
     /// Giving space back to the file system.
     Shrinking,
 }
@@ -59,7 +58,7 @@ enum Work {
 impl Sweeper {
     /// Goes on with what an earlier process has not finished.
     pub fn resume(compacted: Revision, swept: Revision) -> Self {
-        let work = if swept < compacted { Work::Looking { after: None, compacted } } else { Work::Nothing };
+        let work = if swept < compacted { Work::begin(compacted) } else { Work::Nothing };
         Self { work, ..Self::default() }
     }
 
@@ -80,7 +79,7 @@ impl Sweeper {
         log.set("compacted", revision)?;
         shared.index.compact(revision);
         shared.metrics.compacted_revision.set(revision as i64);
-        self.work = Work::Looking { after: None, compacted: revision };
+        self.work = Work::begin(revision);
         Ok(())
     }
 
@@ -134,28 +133,35 @@ impl Sweeper {
 // === impl Work ===
 
 impl Work {
+    fn begin(compacted: Revision) -> Self {
+        Self::Looking { compacted, after: None, spots: Vec::new() }
+    }
+
     fn step(self, log: &Log, shared: &Shared) -> Result<Self, StoreError> {
         match self {
             Self::Nothing => Ok(Self::Nothing),
-            Self::Looking { after, compacted } => {
-                let ended = shared.index.ended(after.as_deref(), STEP_KEYS);
-                Ok(Self::Removing {
-                    spots: ended.spots.into(),
-                    keys: ended.keys,
-                    then: ended.last,
-                    compacted,
-                })
+            Self::Looking { compacted, after, mut spots } => {
+                let (mut found, last) = shared.index.ended(after.as_deref(), STEP_KEYS, compacted);
+                spots.append(&mut found);
+                if last.is_some() {
+                    return Ok(Self::Looking { compacted, after: last, spots });
+                }
+                spots.sort_unstable_by(|one, other| other.cmp(one));
+                Ok(Self::Removing { compacted, spots })
             }
-            Self::Removing { mut spots, keys, then, compacted } if !spots.is_empty() => {
-                let some: Vec<Spot> = spots.drain(..spots.len().min(STEP_RECORDS)).collect();
+            Self::Removing { compacted, spots } if spots.is_empty() => {
+                Ok(Self::Dropping { compacted, after: None })
+            }
+            Self::Removing { compacted, mut spots } => {
+                let mut some = spots.split_off(spots.len().saturating_sub(STEP_RECORDS));
+                some.reverse();
                 log.remove(&some)?;
-                Ok(Self::Removing { spots, keys, then, compacted })
+                Ok(Self::Removing { compacted, spots })
             }
-            Self::Removing { keys, then, compacted, .. } => {
-                // Only now: as long as the log may hold a state, the index must know that it is not the newest.
-                shared.index.drop_ended(&keys);
-                if then.is_some() {
-                    return Ok(Self::Looking { after: then, compacted });
+            Self::Dropping { compacted, after } => {
+                let last = shared.index.drop_ended(after.as_deref(), STEP_KEYS, compacted);
+                if last.is_some() {
+                    return Ok(Self::Dropping { compacted, after: last });
                 }
                 log.set("swept", compacted)?;
                 Ok(Self::Shrinking)

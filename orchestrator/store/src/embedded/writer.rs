@@ -7,6 +7,8 @@
 use std::{
     mem,
     sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -31,6 +33,9 @@ use crate::{
 
 /// Transactions of one commit: four times as many as 64 busy clients queue during a sync.
 const GROUP_COMMANDS: usize = 256;
+
+/// When nothing was asked for so long, clients are not just between two requests, and there is time to remove history.
+const IDLE: Duration = Duration::from_millis(2);
 
 /// Revisions reserved at a time: one sync in so many writes, and so many skipped after a crash, of 2^63.
 const RESERVED_REVISIONS: Revision = 1 << 16;
@@ -111,25 +116,32 @@ impl Writer {
         self.finish(closed);
     }
 
-    /// Waits for commands, and uses the time until one comes to remove old history. False when the store is dropped.
+    /// Waits for commands, and uses the time until some come to remove old history. False when the store is dropped.
     fn receive(&mut self, commands: &mut Vec<Command>) -> bool {
         while self.sweeper.is_busy() {
-            match self.commands.try_recv() {
-                Ok(command) => {
-                    commands.push(command);
-                    while commands.len() < GROUP_COMMANDS
-                        && let Ok(command) = self.commands.try_recv()
-                    {
-                        commands.push(command);
-                    }
+            match self.receive_within(IDLE, commands) {
+                Some(received) => {
                     self.sweeper.step_now_and_then(&self.log, &self.shared);
-                    return true;
+                    return received > 0;
                 }
-                Err(mpsc::error::TryRecvError::Empty) => self.sweeper.step(&self.log, &self.shared),
-                Err(mpsc::error::TryRecvError::Disconnected) => return false,
+                None => self.sweeper.step(&self.log, &self.shared),
             }
         }
         self.commands.blocking_recv_many(commands, GROUP_COMMANDS) > 0
+    }
+
+    /// Waits for commands, but not longer than so. Without the runtime's clock, which may stop before this thread does.
+    fn receive_within(&mut self, wait: Duration, commands: &mut Vec<Command>) -> Option<usize> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut cx = Context::from_waker(&waker);
+        let deadline = Instant::now() + wait;
+        loop {
+            if let Poll::Ready(received) = self.commands.poll_recv_many(&mut cx, commands, GROUP_COMMANDS) {
+                return Some(received);
+            }
+            let left = deadline.checked_duration_since(Instant::now())?;
+            thread::park_timeout(left);
+        }
     }
 
     /// Carries out commands in their order; transactions side by side are one group.
@@ -391,6 +403,15 @@ impl Writer {
         if let Some(closed) = closed {
             answer(closed, ());
         }
+    }
+}
+
+/// Wakes a thread that is parked.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

@@ -74,15 +74,22 @@ fn lease_not_found(kind: Kind) -> StoreError {
 
 /// Errors from before a request can have reached etcd's log: no connection, no leader, too busy to take it.
 fn was_not_sent(text: &str) -> bool {
-    const BEFORE: [&str; 6] =
-        ["connect error", "dns error", "Connection refused", "no leader", "too many requests", "certificate"];
+    const BEFORE: [&str; 6] = [
+        "connect error",
+        "dns error",
+        "Connection refused",
+        "no leader",
+        "too many requests",
+        "invalid peer certificate",
+    ];
     BEFORE.iter().any(|sign| text.contains(sign))
 }
 
 fn unanswered(endpoints: &str, kind: Kind, not_sent: bool, text: String) -> StoreError {
-    let remedy = if text.contains("certificate") {
+    let refused = ["connection closed", "fatal alert"].iter().any(|sign| text.contains(sign));
+    let remedy = if text.contains("invalid peer certificate") {
         "check that the CA file given for etcd is the one that signed its certificate"
-    } else if endpoints.starts_with("https://") && text.contains("connection closed") {
+    } else if refused && endpoints.starts_with("https://") {
         "it may want a client certificate that it trusts; check the one given for etcd"
     } else {
         "check that it runs and is healthy (etcdctl endpoint health)"
