@@ -20,9 +20,11 @@ mod atomic;
 mod host_path;
 mod mounts;
 mod payload;
+mod tokens;
 
 pub use mounts::{SubPaths, unmount_below};
 use payload::Sources;
+use tokens::Tokens;
 
 /// Pause before a failed refresh of a volume is tried again; its pod runs on with the old content.
 const REFRESH_RETRY: Duration = Duration::from_secs(10);
@@ -125,6 +127,7 @@ pub struct Volumes {
     cluster: Arc<dyn Cluster>,
     facts: Arc<NodeFacts>,
     pods: PathBuf,
+    tokens: Tokens,
 }
 
 /// The volumes of one pod, in place.
@@ -140,6 +143,8 @@ pub struct Prepared {
 pub struct Keeper {
     pod: Arc<Mutex<(Arc<Pod>, Vec<IpAddr>)>>,
     changed: Arc<tokio::sync::Notify>,
+    /// Some volume shows fields of the pod.
+    shows_fields: bool,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -157,7 +162,7 @@ impl Keeper {
             && held.0.metadata.annotations == pod.metadata.annotations
             && held.1 == ips;
         *held = (pod.clone(), ips.to_vec());
-        if !same {
+        if !same && self.shows_fields {
             self.changed.notify_one();
         }
     }
@@ -168,7 +173,7 @@ impl Keeper {
 impl Volumes {
     /// Volumes live below `pods`, one directory a pod.
     pub fn new(cluster: Arc<dyn Cluster>, facts: Arc<NodeFacts>, pods: PathBuf) -> Self {
-        Volumes { cluster, facts, pods }
+        Volumes { tokens: Tokens::new(cluster.clone()), cluster, facts, pods }
     }
 
     /// The directory of everything that the node keeps for a pod.
@@ -203,11 +208,13 @@ impl Volumes {
         let changed = Arc::new(tokio::sync::Notify::new());
         let task =
             tokio::spawn(self.clone().refresh_forever(held.clone(), changed.clone(), prepared.refresh_at));
-        Some(Keeper { pod: held, changed, task })
+        let shows_fields = pod.spec.volumes.iter().any(shows_fields);
+        Some(Keeper { pod: held, changed, shows_fields, task })
     }
 
     /// Unmounts and removes everything that was made for a pod.
     pub fn teardown(&self, uid: &str) -> std::io::Result<()> {
+        self.tokens.forget(uid);
         let directory = self.pod_directory(uid);
         unmount_below(&directory)?;
         match std::fs::remove_dir_all(&directory) {
@@ -239,7 +246,7 @@ impl Volumes {
             return Err(VolumeError::Unsupported { volume: volume.name.clone(), source_kind });
         };
         let sources = self.sources(pod, volume);
-        let payload = payload::collect(&*self.cluster, &self.facts, pod, volume, ips, &sources).await?;
+        let payload = payload::collect(&self.tokens, &self.facts, pod, volume, ips, &sources).await?;
         let directory = self.directory(pod, kind, volume);
         if payload.sensitive {
             mounts::memory_backed(&volume.name, &directory)?;
@@ -355,6 +362,11 @@ fn content_kind(volume: &Volume) -> Option<&'static str> {
 
 fn can_change(volume: &Volume) -> bool {
     content_kind(volume).is_some()
+}
+
+fn shows_fields(volume: &Volume) -> bool {
+    let mut sources = volume.projected.iter().flat_map(|projected| &projected.sources);
+    volume.downward_api.is_some() || sources.any(|source| source.downward_api.is_some())
 }
 
 /// True where `path` names something below a volume and nothing else.

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, mkdirat};
 
 use super::VolumeError;
 
@@ -162,11 +162,14 @@ fn open_beneath(root: &Path, path: &str) -> nix::Result<OwnedFd> {
         Err(nix::errno::Errno::ENOENT) => {}
         other => return other,
     }
+    // A new directory is as open as its volume: the container's user is not known here, and may be any.
+    let mode = Mode::from_bits_truncate(fstat(root.as_fd())?.st_mode);
     let mut level = root;
     for part in Path::new(path).components() {
         let Component::Normal(name) = part else { continue };
-        match mkdirat(level.as_fd(), name, Mode::from_bits_truncate(0o755)) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        match mkdirat(level.as_fd(), name, mode) {
+            Ok(()) => fchmodat(level.as_fd(), name, mode, FchmodatFlags::FollowSymlink)?,
+            Err(nix::errno::Errno::EEXIST) => {}
             Err(error) => return Err(error),
         }
         level = openat2(level.as_fd(), name, how)?;

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Utc};
 
+use super::tokens::Tokens;
 use super::{NodeFacts, VolumeError, stays_inside};
-use crate::cluster::{Cluster, Lookup};
+use crate::cluster::Lookup;
 use crate::env;
 use crate::objects::{
     ConfigMap, DownwardVolume, KeyToPath, Pod, ProjectedSource, Secret, TokenSource, Volume,
@@ -19,11 +19,6 @@ use crate::objects::{
 const MODE_DEFAULT: u32 = 0o644;
 /// Life of a token when the volume says nothing.
 const TOKEN_SECONDS_DEFAULT: i64 = 3600;
-/// A token is replaced after this share of its life, so that a server that is down for a while hurts nobody.
-const TOKEN_REFRESH_SHARE: f64 = 0.8;
-/// And at the latest after a day.
-const TOKEN_REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
-
 /// One file of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct File {
@@ -66,14 +61,14 @@ pub(super) fn referenced(volume: &Volume) -> (Vec<String>, Vec<String>) {
 
 /// The files of a volume. Waits for objects whose state is not known yet.
 pub(super) async fn collect(
-    cluster: &dyn Cluster,
+    tokens: &Tokens,
     facts: &NodeFacts,
     pod: &Pod,
     volume: &Volume,
     ips: &[IpAddr],
     sources: &Sources,
 ) -> Result<Payload, VolumeError> {
-    let mut collector = Collector { cluster, facts, pod, volume, ips, sources, payload: Payload::default() };
+    let mut collector = Collector { tokens, facts, pod, volume, ips, sources, payload: Payload::default() };
     if let Some(source) = &volume.config_map {
         let mode = source.default_mode.unwrap_or(MODE_DEFAULT);
         collector.config_map(&source.name, &source.items, mode, source.optional).await?;
@@ -95,7 +90,7 @@ pub(super) async fn collect(
 }
 
 struct Collector<'a> {
-    cluster: &'a dyn Cluster,
+    tokens: &'a Tokens,
     facts: &'a NodeFacts,
     pod: &'a Pod,
     volume: &'a Volume,
@@ -222,16 +217,13 @@ impl Collector<'_> {
         };
         let seconds = source.expiration_seconds.unwrap_or(TOKEN_SECONDS_DEFAULT);
         let token = self
-            .cluster
-            .service_account_token(&self.pod.reference(), account, &source.audience, seconds)
+            .tokens
+            .get(&self.pod.reference(), account, &source.audience, seconds)
             .await
             .map_err(|source| VolumeError::Token { volume: self.volume.name.clone(), source })?;
-        let now = Utc::now();
-        let life = (token.expires_at - now).to_std().unwrap_or_default();
-        let refresh_at = now + life.mul_f64(TOKEN_REFRESH_SHARE).min(TOKEN_REFRESH_MAX);
-        self.payload.refresh_at = super::earlier(self.payload.refresh_at, Some(refresh_at));
+        self.payload.refresh_at = super::earlier(self.payload.refresh_at, Some(token.refresh_at));
         let (mode, owner) = self.token_owner(mode);
-        self.add(&source.path, token.token.into_bytes(), mode, owner)
+        self.add(&source.path, token.text.into_bytes(), mode, owner)
     }
 
     /// A token is readable by those who run in the pod and, where that can be told, by nobody else.

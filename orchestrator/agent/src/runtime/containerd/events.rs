@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cri::events::events_client::EventsClient;
-use cri::events::{Envelope, SubscribeRequest, task};
+use cri::events::{Envelope, PublishRequest, SubscribeRequest, task};
 use cri::prost::Message;
 use cri::tonic::metadata::MetadataValue;
 use cri::tonic::transport::Channel;
-use cri::tonic::{Request, Status};
+use cri::tonic::{Request, Status, Streaming};
 use tokio::sync::mpsc;
 
 use crate::runtime::RuntimeEvent;
@@ -23,8 +23,14 @@ const EVENTS_PENDING_MAX: usize = 1024;
 /// Pause before the stream is opened again. A restarted containerd takes about 400 ms; sooner retries cost nothing.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
-/// Only these two concern us; every further topic would cost a wake-up per pod start.
-const FILTERS: &[&str] = &["topic==\"/tasks/exit\"", "topic==\"/tasks/oom\""];
+/// Only these concern us; every further topic would cost a wake-up per pod start.
+const FILTERS: &[&str] =
+    &["topic==\"/tasks/exit\"", "topic==\"/tasks/oom\"", "topic==\"/bowsprit/subscribed\""];
+
+/// containerd answers a subscription with its first event only. So that an idle one answers at all, and to know from
+/// which moment on nothing is missed, we publish one of our own until it is heard.
+const OWN_TOPIC: &str = "/bowsprit/subscribed";
+const OWN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Opens the stream and keeps it open until the receiver is dropped.
 pub(super) fn subscribe(channel: Channel) -> mpsc::Receiver<RuntimeEvent> {
@@ -44,11 +50,7 @@ pub(super) fn subscribe(channel: Channel) -> mpsc::Receiver<RuntimeEvent> {
 }
 
 async fn forward(channel: &Channel, sender: &mpsc::Sender<RuntimeEvent>) -> Result<(), Status> {
-    let mut client = EventsClient::new(channel.clone());
-    let filters = FILTERS.iter().map(|filter| (*filter).to_owned()).collect();
-    let mut request = Request::new(SubscribeRequest { filters });
-    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
-    let mut stream = client.subscribe(request).await?.into_inner();
+    let mut stream = open(channel).await?;
     if sender.send(RuntimeEvent::Connected).await.is_err() {
         return Ok(());
     }
@@ -63,6 +65,34 @@ async fn forward(channel: &Channel, sender: &mpsc::Sender<RuntimeEvent>) -> Resu
             return Ok(());
         }
     }
+}
+
+/// Subscribes; returns once containerd certainly delivers.
+async fn open(channel: &Channel) -> Result<Streaming<Envelope>, Status> {
+    let mut client = EventsClient::new(channel.clone());
+    let filters = FILTERS.iter().map(|filter| (*filter).to_owned()).collect();
+    let request = in_namespace(SubscribeRequest { filters });
+    let publish = async {
+        let mut client = EventsClient::new(channel.clone());
+        loop {
+            let event = Some(cri::Any { type_url: "bowsprit.dev/Subscribed".to_owned(), value: Vec::new() });
+            let request = PublishRequest { topic: OWN_TOPIC.to_owned(), event };
+            if let Err(status) = client.publish(in_namespace(request)).await {
+                return status;
+            }
+            tokio::time::sleep(OWN_PAUSE).await;
+        }
+    };
+    tokio::select! {
+        stream = client.subscribe(request) => Ok(stream?.into_inner()),
+        status = publish => Err(status),
+    }
+}
+
+fn in_namespace<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+    request
 }
 
 /// `None` for what the agent does not act on: other namespaces, and the end of a process that exec started.
