@@ -132,6 +132,8 @@ impl Programmer {
         self.write_policy(plan, &mut tally)?;
         self.v4.grow_peers(plan, &mut tally)?;
         self.v6.grow_peers(plan, &mut tally)?;
+        self.v4.grow_classes(plan, &mut tally)?;
+        self.v6.grow_classes(plan, &mut tally)?;
         self.v4.grow_endpoints(plan, &mut tally)?;
         self.v6.grow_endpoints(plan, &mut tally)?;
         let netns = self.netns.grow(&plan.netns)?;
@@ -280,6 +282,18 @@ where
         tally.changes += peers.added + peers.replaced + cidrs.added + cidrs.replaced;
         // A new peer can only be allowed more than the unknown pod it was.
         tally.verdicts |= peers.replaced > 0 || cidrs.any();
+        Ok(())
+    }
+
+    /// Pods of this node are found here rather than in PEERS: their classes move first, as those in PEERS did, and their policies
+    /// after that, so that a new policy never meets a class that it has no verdict for.
+    fn grow_classes(&mut self, plan: &Plan, tally: &mut Tally) -> Result<()> {
+        let moved = A::of(plan).endpoints.iter().filter_map(|(address, wanted)| {
+            let held = self.endpoints.held().get(address)?;
+            (held.class != wanted.class).then_some((*address, Endpoint { class: wanted.class, ..*held }))
+        });
+        let changed = self.endpoints.grow(&moved.collect())?;
+        tally.verdicts |= changed.replaced > 0;
         Ok(())
     }
 
