@@ -5,6 +5,8 @@
 //! types, merge keys. Sentences are not: descriptions are the project's own (`schema/descriptions.txt`).
 //!
 //! A line without indent starts a definition, an indented one adds a field; the grammar is in `api::schema::facts`.
+mod wire;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -61,7 +63,7 @@ pub fn run() -> Result<()> {
     let path = root.join(FACTS);
     std::fs::write(&path, &facts).with_context(|| format!("writing {}", path.display()))?;
     println!("{}: {} lines, {} bytes", path.display(), facts.lines().count(), facts.len());
-    Ok(())
+    wire::run(root)
 }
 
 fn fetch(directory: &Path) -> Result<Map<String, Value>> {

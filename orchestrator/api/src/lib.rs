@@ -21,6 +21,7 @@ pub mod object;
 pub mod openapi;
 pub mod patch;
 pub mod printing;
+pub mod protobuf;
 pub mod quantity;
 pub mod registry;
 pub mod schema;
