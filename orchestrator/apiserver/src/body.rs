@@ -15,6 +15,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Largest request body: Kubernetes' own limit, twice etcd's largest value.
 pub const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+/// Of a body that is too large this much is read and thrown away before the connection is cut.
+const DISCARD_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// A body that brings nothing for this long is given up: a phone network's worst pause, far under a proxy's patience.
 const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 
@@ -72,8 +75,31 @@ impl Body {
 
     /// Gathers a request's body, at most [`REQUEST_BYTES_MAX`] bytes of it.
     pub async fn gather(mut self) -> Result<Bytes, BodyError> {
+        let gathered = self.gather_frames().await;
+        if matches!(gathered, Err(BodyError::TooLarge)) {
+            self.discard().await;
+        }
+        gathered
+    }
+
+    /// Reads on without keeping anything: a client that is still writing would not see the answer.
+    async fn discard(&mut self) {
+        let mut bytes = 0;
+        while bytes < DISCARD_BYTES_MAX {
+            match tokio::time::timeout(BODY_IDLE_MAX, self.frame()).await {
+                Ok(Some(Ok(frame))) => bytes += frame.data_ref().map_or(0, Bytes::len),
+                _ => return,
+            }
+        }
+    }
+
+    async fn gather_frames(&mut self) -> Result<Bytes, BodyError> {
         if let Body::Full(bytes) = self {
-            return if bytes.len() > REQUEST_BYTES_MAX { Err(BodyError::TooLarge) } else { Ok(bytes) };
+            return if bytes.len() > REQUEST_BYTES_MAX {
+                Err(BodyError::TooLarge)
+            } else {
+                Ok(std::mem::take(bytes))
+            };
         }
         if self.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
             return Err(BodyError::TooLarge);

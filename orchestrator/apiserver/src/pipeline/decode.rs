@@ -9,7 +9,7 @@ use http::header::CONTENT_TYPE;
 use super::Write;
 
 /// Bodies we read.
-pub const SUPPORTED: &[&str] = &["application/json", "application/yaml"];
+pub const SUPPORTED: &[&str] = &["application/json", "application/yaml", api::protobuf::CONTENT_TYPE];
 
 /// The media type of a body, without parameters; JSON when there is none.
 pub fn media_type(headers: &HeaderMap) -> &str {
@@ -25,6 +25,7 @@ pub fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     match media_type(headers) {
         "application/json" => Ok(Format::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Format::Yaml),
+        api::protobuf::CONTENT_TYPE => Ok(Format::Protobuf),
         _ => Err(ApiError::unsupported_media_type(SUPPORTED)),
     }
 }
