@@ -1,0 +1,1 @@
+//! NetworkPolicy and what is told of drops.

@@ -1,0 +1,1 @@
+//! The agent's death and return with traffic running.

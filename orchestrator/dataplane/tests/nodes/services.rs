@@ -1,0 +1,1 @@
+//! Services by sockets and by packets, from pods, nodes and outside.
