@@ -62,6 +62,9 @@ const QUEUE_KIB: usize = 32 << 10;
 /// Ranges of many keys read at a time: more only compete for the same cores and connections.
 const WIDE_READS: usize = 4;
 
+/// Compactions are minutes apart: two in the middle of one request are none.
+const CONFLICT_ATTEMPTS: usize = 3;
+
 /// The shortest lease: below, keepalives come too late in the best of cases.
 const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
 
@@ -188,12 +191,15 @@ impl Store for EmbeddedStore {
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
         let size = validate::txn(&txn, &self.shared.classes)?;
-        loop {
+        for _ in 0..CONFLICT_ATTEMPTS {
             // A conflict changed nothing, so that it can be asked again when a compaction took away what it found.
             if let Some(result) = self.txn_once(txn.clone(), size).await? {
                 return Ok(result);
             }
         }
+        let reason =
+            format!("{}: what a conflict found cannot be read, again and again", self.path.display());
+        Err(StoreError::Unavailable { reason })
     }
 
     async fn watch(&self, range: KeyRange, from: Revision) -> Result<WatchStream, StoreError> {

@@ -94,7 +94,7 @@ pub enum StoreError {
         what: String,
     },
     /// The store was closed.
-    #[error("the store is closed: the server is shutting down")]
+    #[error("the store is closed: the server is shutting down, or the store has failed and the log says why")]
     Closed,
 }
 

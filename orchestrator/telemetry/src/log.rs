@@ -1,8 +1,10 @@
 //! Logs: one JSON object a line on standard error, or text when a person reads it.
 
 use std::{
+    fmt,
     io::{self, IsTerminal},
     panic,
+    str::FromStr,
 };
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,29 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+impl FromStr for LogFormat {
+    type Err = LogError;
+
+    fn from_str(text: &str) -> Result<Self, LogError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(LogError::Format { format: text.into() }),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Json => "json",
+            Self::Text => "text",
+        })
+    }
 }
 
 /// What is logged, and how.
@@ -53,6 +78,12 @@ pub enum LogError {
         /// Which part, and why.
         #[source]
         source: tracing_subscriber::filter::ParseError,
+    },
+    /// The format has another name.
+    #[error("the log format {format:?} is unknown; write auto, json or text")]
+    Format {
+        /// The format as given.
+        format: String,
     },
     /// Somebody was first.
     #[error("logging is already set up in this process")]
@@ -141,6 +172,15 @@ mod tests {
         assert_eq!(line["pod"], "web-1");
         assert_eq!(line["level"], "INFO");
         assert!(line["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+    }
+
+    #[test]
+    fn formats_have_names() {
+        for format in [LogFormat::Auto, LogFormat::Json, LogFormat::Text] {
+            assert_eq!(format.to_string().parse::<LogFormat>().ok(), Some(format));
+        }
+        let error = "xml".parse::<LogFormat>().expect_err("no such format").to_string();
+        assert!(error.contains("xml") && error.contains("json"), "{error}");
     }
 
     #[test]

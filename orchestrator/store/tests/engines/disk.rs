@@ -86,6 +86,40 @@ async fn a_full_disk_refuses_writes_and_serves_reads() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_full_from_the_start_is_said() {
+    let rig = Rig::embedded();
+    let Some(disk) = SmallDisk::mount(rig.path()) else { return };
+    let store = rig.open().await;
+    put(&*store, "/a", "1").await;
+    store.close().await;
+    let filler = disk.fill();
+    match rig.try_open().await {
+        Ok(store) => {
+            assert_eq!(get(&*store, "/a").await.expect("readable").value, "1");
+            store.close().await;
+        }
+        Err(error) => assert!(matches!(&error, StoreError::Full { .. }), "{error}"),
+    }
+    fs::remove_file(filler).expect("removes");
+    let store = rig.open().await;
+    assert_eq!(get(&*store, "/a").await.expect("exists").value, "1");
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_watcher_of_events_is_ended() {
+    let rig = Rig { event_ttl: Duration::from_secs(3600), ..Rig::embedded() };
+    let store = rig.open().await;
+    let mut watch = store.watch(KeyRange::prefix("/events/"), 1).await.expect("watches");
+    // More than the recent history holds.
+    for number in 0..200 {
+        put(&*store, &format!("/events/{}", number % 20), vec![0; 64 << 10]).await;
+    }
+    let error = crate::rig::next(&mut watch).await.expect_err("too far behind");
+    assert!(matches!(error, StoreError::Compacted { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn two_servers_cannot_share_a_store() {
     let rig = Rig::embedded();
     let store = rig.open().await;

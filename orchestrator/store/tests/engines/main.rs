@@ -9,6 +9,7 @@ mod crash;
 mod disk;
 mod etcd;
 mod leases;
+mod metrics;
 mod outage;
 mod ranges;
 mod rig;
