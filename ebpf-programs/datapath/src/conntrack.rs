@@ -77,16 +77,17 @@ pub fn follow<F: Family, H: Place, P: Packet, T: Tables<F>, O: Observer>(
         Ok(()) => {}
         Err(code) => return Verdict::drop(code),
     }
-    let translates = found.translates();
-    if translates {
+    let mut foreign = false;
+    if found.translates() {
         other_tuple(flow, entry, found.reply);
+        foreign = flow.from.same(&flow.source) == 0;
         if let Err(code) = rewrite::<F, P>(cx.packet, flow) {
             return Verdict::drop(code);
         }
     }
     let to = choose(found.reply ^ 1, [get!(entry.via[0]), get!(entry.via[1])]);
     let mac = if found.reply != 0 { get!(entry.mac[0]) } else { get!(entry.mac[1]) };
-    deliver::<F, H, P, T, O>(cx, to, mac, translates)
+    deliver::<F, H, P, T, O>(cx, to, mac, foreign)
 }
 
 impl<A> Found<'_, A> {

@@ -3,7 +3,7 @@
 
 use abi::{ConntrackEntry, Hook, ct_flag, feature};
 
-use crate::conntrack::{Found, account, find, other_tuple};
+use crate::conntrack::{Found, account, other_tuple};
 use crate::context::{Context, note};
 use crate::establish::claim;
 use crate::family::Family;
@@ -35,7 +35,7 @@ pub fn uplink_egress<F: Family, P: Packet, T: Tables<F>, O: Observer>(
         return PASS;
     }
     flow.untranslated();
-    let Some(found) = find::<F, T>(cx.tables, flow) else { return unknown::<F, P, T, O>(cx, flow) };
+    let Some(found) = lookup::<F, T>(cx.tables, flow) else { return unknown::<F, P, T, O>(cx, flow) };
     let flags = found.flags;
     if found.reply != 0 {
         return if flags & ct_flag::NAT != 0 { apply::<F, P, T, O>(cx, flow, &found) } else { PASS };
@@ -54,6 +54,20 @@ pub fn uplink_egress<F: Family, P: Packet, T: Tables<F>, O: Observer>(
         };
     }
     PASS
+}
+
+/// The entry of a packet that was translated already: an alias was applied where the packet came in, so that what
+/// matches here is the flow itself, the main entry of a Service's included.
+#[inline(always)]
+fn lookup<'t, F: Family, T: Tables<F>>(
+    tables: &'t T,
+    flow: &mut Flow<F::Address>,
+) -> Option<Found<'t, F::Address>> {
+    let (key, low) = flow.key();
+    flow.looked_up = key;
+    let entry = tables.conntrack(&flow.looked_up)?;
+    let flags = get!(entry.flags);
+    Some(Found { entry, flags, reply: (flags & ct_flag::ORIG_LOW) ^ low })
 }
 
 /// A packet that is not on record: the node's own, unless a pod of this node sent it.

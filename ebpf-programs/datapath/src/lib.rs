@@ -40,6 +40,8 @@ pub mod related;
 pub mod service;
 pub mod socket;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use address::Address;
