@@ -54,6 +54,18 @@ pub enum Format {
     Json,
     /// YAML, also what is both.
     Yaml,
+    /// Kubernetes' protobuf encoding; built-in kinds only.
+    Protobuf,
+}
+
+impl Format {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Yaml => "yaml",
+            Self::Protobuf => "protobuf",
+        }
+    }
 }
 
 /// What a body must be.
@@ -197,6 +209,10 @@ fn parse(body: &[u8], format: Format, node: Option<Node<'_>>, report: &mut Repor
             .map_err(|error| error.to_string())?;
             Ok(deepest)
         }
+        Format::Protobuf => {
+            let tree = crate::protobuf::decode(body).map_err(|error| error.to_string())?;
+            Place::root(node, report).deserialize(tree).map_err(|error| error.to_string())
+        }
     }
 }
 
@@ -215,10 +231,10 @@ fn yaml_options() -> serde_saphyr::Options {
 }
 
 fn unreadable(target: &Target<'_>, format: Format, error: &str) -> ApiError {
-    let format = if format == Format::Json { "json" } else { "yaml" };
     ApiError::bad_request(format!(
-        "the object provided is unrecognized (must be of type {}): couldn't get version/kind; {format} parse error: {error}",
-        target.kind
+        "the object provided is unrecognized (must be of type {}): couldn't get version/kind; {} parse error: {error}",
+        target.kind,
+        format.word()
     ))
 }
 
