@@ -98,3 +98,30 @@ async fn namespaces_end_when_their_finalizer_goes() {
     server.ok_with(&["replace", "--raw", "/api/v1/namespaces/n/finalize", "-f", "-"], finalize).await;
     assert!(!server.kubectl(&["get", "ns", "n"]).await.status.success());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn typed_commands_send_protobuf() {
+    let server = Server::start().await;
+    server.ok(&["create", "namespace", "shop"]).await;
+    server.ok(&["-n", "shop", "create", "configmap", "settings", "--from-literal=color=blue"]).await;
+    server.ok(&["-n", "shop", "create", "secret", "generic", "key", "--from-literal=a=b"]).await;
+    server.ok(&["-n", "shop", "create", "serviceaccount", "default"]).await;
+    server.ok(&["-n", "shop", "create", "deployment", "web", "--image=web", "--replicas=3"]).await;
+    server.ok(&["-n", "shop", "expose", "deployment", "web", "--port=80"]).await;
+    server.ok(&["-n", "shop", "create", "service", "nodeport", "front", "--tcp=80:8080"]).await;
+    server.ok(&["-n", "shop", "run", "one", "--image=one"]).await;
+    server.ok(&["-n", "shop", "scale", "deployment", "web", "--replicas=5"]).await;
+    let token = server.ok(&["-n", "shop", "create", "token", "default"]).await;
+    assert_eq!(token.split('.').count(), 3);
+    assert_eq!(
+        server.ok(&["-n", "shop", "get", "cm", "settings", "-o", "jsonpath={.data}"]).await,
+        r#"{"color":"blue"}"#
+    );
+    let replicas = "jsonpath={.spec.replicas} {.spec.template.spec.containers[0].image}";
+    assert_eq!(server.ok(&["-n", "shop", "get", "deployment", "web", "-o", replicas]).await, "5 web");
+    let all = server.ok(&["-n", "shop", "get", "all"]).await;
+    for name in ["pod/one", "service/front", "service/web", "deployment.apps/web"] {
+        assert!(all.contains(name), "{name} in {all}");
+    }
+    server.ok(&["-n", "shop", "delete", "deployment,service,pod,cm,secret", "--all"]).await;
+}

@@ -18,9 +18,10 @@ use crate::authn::service_account::uid_of;
 use crate::authz::node::runs_on;
 use crate::body::Body;
 use crate::options::Version;
+use crate::pipeline::Write;
+use crate::pipeline::decode::Format;
 use crate::pipeline::delete::DeleteOptions;
 use crate::pipeline::update::Mode;
-use crate::pipeline::{Write, decode};
 use crate::read;
 use crate::request_info::Verb;
 use crate::response;
@@ -33,7 +34,7 @@ const TOKEN_SECONDS: i64 = 3600;
 pub async fn bind(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
     let mut write = call.write()?;
     let target = Target::new("", "v1", "Binding");
-    let binding = write.decode_as(&gather(body).await?, decode::format(&call.parts.headers)?, &target)?;
+    let binding = write.decode_as(&gather(body).await?, Format::of(&call.parts.headers)?, &target)?;
     check(&binding, "", "Binding", call)?;
     let mut source = |write: &mut Write<'_>, old: &Object| {
         let mut pod = old.clone();
@@ -55,7 +56,7 @@ pub async fn bind(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiErro
 /// `POST pods/NAME/eviction`: a deletion that asks for permission. Budgets are not served yet, so it is always given.
 pub async fn evict(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
     let bytes = gather(body).await?;
-    let eviction = writing::decode_body(&bytes, decode::format(&call.parts.headers)?)?;
+    let eviction = writing::decode_body(&bytes, Format::of(&call.parts.headers)?)?;
     if eviction.kind() != "Eviction" {
         return Err(ApiError::bad_request(format!(
             "an Eviction is expected, the body is a {}",
@@ -91,7 +92,7 @@ pub async fn scale(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiErr
     let content_type = call.parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let target = Target::new("autoscaling", "v1", "Scale");
     let whole = match info.verb {
-        Verb::Update => Some(write.decode_as(&bytes, decode::format(&call.parts.headers)?, &target)?),
+        Verb::Update => Some(write.decode_as(&bytes, Format::of(&call.parts.headers)?, &target)?),
         _ => None,
     };
     let patch_type = PatchType::from_content_type(content_type).filter(|found| *found != PatchType::Apply);
@@ -173,7 +174,7 @@ pub async fn token(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiErr
     let mut write = call.write()?;
     let target = Target::new("authentication.k8s.io", "v1", "TokenRequest");
     let bytes: Bytes = gather(body).await?;
-    let mut request = write.decode_as(&bytes, decode::format(&call.parts.headers)?, &target)?;
+    let mut request = write.decode_as(&bytes, Format::of(&call.parts.headers)?, &target)?;
     request.set_default("spec.expirationSeconds", || TOKEN_SECONDS);
     let kind = Kind::new("authentication.k8s.io", "v1", "TokenRequest", "tokenrequests");
     refuse(&kind, &call.info.name, &service_account::validate_token_request(&request))?;

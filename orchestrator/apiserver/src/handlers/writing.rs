@@ -1,6 +1,5 @@
 //! Create, update, patch and delete.
 
-use api::decode::{Format, any};
 use api::patch::PatchType;
 use api::{ApiError, Json, Object, Status};
 use bytes::Bytes;
@@ -11,9 +10,10 @@ use super::reading::now;
 use crate::body::Body;
 use crate::error::from_body;
 use crate::options::{ReadOptions, WriteOptions, dry_run};
+use crate::pipeline::decode::Format;
 use crate::pipeline::delete::{DeleteOptions, Deleted, Propagation};
 use crate::pipeline::update::Mode;
-use crate::pipeline::{Write, Written, decode};
+use crate::pipeline::{Write, Written};
 use crate::read;
 use crate::request_info::RequestInfo;
 use crate::response;
@@ -62,7 +62,7 @@ pub async fn create(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiEr
     // A client that cannot read the answer should not change anything.
     call.view()?;
     let mut write = call.write()?;
-    let format = decode::format(&call.parts.headers)?;
+    let format = Format::of(&call.parts.headers)?;
     let object = write.decode(&gather(body).await?, format)?;
     let written = write.create(object).await?;
     call.written(&write, &written)
@@ -72,7 +72,7 @@ pub async fn create(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiEr
 pub async fn update(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
     call.view()?;
     let mut write = call.write()?;
-    let format = decode::format(&call.parts.headers)?;
+    let format = Format::of(&call.parts.headers)?;
     let mut object = write.decode(&gather(body).await?, format)?;
     write.check_place(&mut object)?;
     let replacement = object.clone();
@@ -158,8 +158,7 @@ async fn delete_options(call: &Call<'_>, body: Body) -> Result<DeleteOptions, Ap
     if !bytes.is_empty() {
         let malformed =
             |error: String| ApiError::bad_request(format!("unable to decode DeleteOptions: {error}"));
-        let format = decode::format(&call.parts.headers).unwrap_or(Format::Json);
-        let (value, _) = any(&bytes, format).map_err(malformed)?;
+        let value = Format::of(&call.parts.headers)?.tree(&bytes)?;
         if !matches!(value.text("kind"), "" | "DeleteOptions") {
             return Err(malformed(format!("the body is a {}", value.text("kind"))));
         }
@@ -206,6 +205,5 @@ fn propagation(text: &str) -> Result<Propagation, ApiError> {
 
 /// Reads a body that is no object of the resource's kind.
 pub fn decode_body(bytes: &Bytes, format: Format) -> Result<Object, ApiError> {
-    let (value, _) = any(bytes, format).map_err(ApiError::bad_request)?;
-    Object::from_value(value).map_err(|_| ApiError::bad_request("the body is not an object"))
+    Object::from_value(format.tree(bytes)?).map_err(|_| ApiError::bad_request("the body is not an object"))
 }

@@ -56,9 +56,17 @@ impl Write<'_> {
     }
 
     /// Reads a body as an object of a subresource's type.
-    pub fn decode_as(&mut self, body: &Bytes, format: Format, target: &Target<'_>) -> Result<Object, ApiError> {
+    pub fn decode_as(
+        &mut self,
+        body: &Bytes,
+        format: Format,
+        target: &Target<'_>,
+    ) -> Result<Object, ApiError> {
         if body.is_empty() {
-            return Err(ApiError::bad_request(format!("the request body is empty; a {} is expected", target.kind)));
+            return Err(ApiError::bad_request(format!(
+                "the request body is empty; a {} is expected",
+                target.kind
+            )));
         }
         let validation = self.options.field_validation;
         let decoded = match format {
