@@ -107,8 +107,10 @@ fn start(spec: &Spec, listeners: &[TcpListener]) -> Result<Child> {
         .collect::<Result<Vec<_>>>()?;
     let sockets: Vec<i32> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
     let processes = spec.cgroup.as_ref().map(|directory| directory.join("cgroup.procs"));
-    let mut command = Command::new(program);
-    command.args(arguments).envs(spec.env.iter().map(|(k, v)| (k, v))).stdin(Stdio::null());
+    // The protocol wants the process's own pid in LISTEN_PID, which only a process that is about to become it can say.
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", r#"export LISTEN_PID=$$; exec "$@""#, "keeper", program]).args(arguments);
+    command.envs(spec.env.iter().map(|(k, v)| (k, v))).stdin(Stdio::null());
     command.stdout(log.try_clone()?).stderr(log);
     if !sockets.is_empty() {
         command.env("LISTEN_FDS", sockets.len().to_string());

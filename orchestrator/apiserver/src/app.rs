@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use pki::tls::{ClientAuth, ServingCertificate};
 use store::{Store, StoreError};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -141,9 +142,13 @@ impl ApiServer {
             health,
         } = deps;
         // The port first: a second server on it should fail before it has read gigabytes.
-        let listener = listen(config.listen).await?;
-        let address =
-            listener.local_addr().map_err(|source| ListenError::Bind { address: config.listen, source })?;
+        let listeners = listen(config.listen).await?;
+        let address = |listener: &TcpListener| {
+            listener.local_addr().map_err(|source| ListenError::Bind { address: config.listen, source })
+        };
+        let addresses = listeners.iter().map(address).collect::<Result<Vec<_>, _>>()?;
+        // The one that was bound here, or all that a service manager gave: others reach the server there.
+        let listens = addresses.last().copied().unwrap_or(config.listen);
         let tls = Arc::new(pki::tls::server_config(serving, &ca, ClientAuth::Optional)?);
 
         let (observed, observed_rx) = watch::channel(0);
@@ -172,7 +177,7 @@ impl ApiServer {
             hub: hub.clone(),
             agents: Agents::new(&ca, &client)?,
             documents: Documents::default(),
-            listens: address,
+            listens,
             config,
             registry,
             resources,
@@ -183,9 +188,11 @@ impl ApiServer {
         bootstrap::run(&api).await?;
         tokio::spawn(servers.run(api.clone(), stop.clone()));
         let server = Server::new(Arc::new(api.clone()), tls, draining.clone());
-        tokio::spawn(server.clone().accept(listener));
+        for listener in listeners {
+            tokio::spawn(server.clone().accept(listener));
+        }
         Ok(Bound {
-            addresses: vec![address],
+            addresses,
             service: ApiService(api),
             hub,
             shutdown: Shutdown { draining, stop, server, deadline: drain },

@@ -46,29 +46,38 @@ pub enum ListenError {
     },
 }
 
-/// The socket that a service manager passed, or a new one bound to `address`.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    if let Some(fd) = inherited_fd() {
-        return adopt(fd);
+/// The sockets that a service manager passed, and a new one bound to `address` unless one of those has its port.
+pub async fn listen(address: SocketAddr) -> Result<Vec<TcpListener>, ListenError> {
+    let mut listeners = inherited().map(adopt).collect::<Result<Vec<_>, _>>()?;
+    let covers = |listener: &TcpListener| {
+        address.port() != 0 && listener.local_addr().is_ok_and(|own| own.port() == address.port())
+    };
+    if !listeners.iter().any(covers) {
+        listeners.push(bind(address).await?);
     }
+    Ok(listeners)
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
         ErrorKind::AddrInUse => ListenError::InUse { address },
         _ => ListenError::Bind { address, source },
     })
 }
 
-/// The first descriptor of socket activation, when it is meant for this very process.
-fn inherited_fd() -> Option<RawFd> {
-    let of_ours = std::env::var("LISTEN_PID").ok()?.parse() == Ok(std::process::id());
-    let count: u32 = std::env::var("LISTEN_FDS").ok()?.parse().ok()?;
-    (of_ours && count > 0).then_some(LISTEN_FDS_START)
+/// The descriptors of socket activation, when they are meant for this very process.
+fn inherited() -> impl Iterator<Item = RawFd> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    let of_ours = number("LISTEN_PID") == Some(std::process::id());
+    let count = number("LISTEN_FDS").filter(|_| of_ours).unwrap_or(0);
+    (LISTEN_FDS_START..).take(count as usize)
 }
 
 fn adopt(fd: RawFd) -> Result<TcpListener, ListenError> {
     let inherited = |source| ListenError::Inherited { fd, source };
     nix::fcntl::fcntl(borrow(fd), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
         .map_err(|errno| inherited(errno.into()))?;
-    // SAFETY: LISTEN_PID and LISTEN_FDS say that descriptor 3 was opened for this process; it is adopted once, at start.
+    // SAFETY: LISTEN_PID and LISTEN_FDS say that the descriptor was opened for this process; each is adopted once, at start.
     let listener = std::net::TcpListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
     listener.local_addr().map_err(inherited)?;
     listener.set_nonblocking(true).map_err(inherited)?;
@@ -87,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_in_use_is_named_with_the_remedy() {
         let first = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = first.local_addr().unwrap();
+        let address = first[0].local_addr().unwrap();
         let error = listen(address).await.unwrap_err().to_string();
         assert!(error.starts_with(&format!("port {} of 127.0.0.1 is in use", address.port())), "{error}");
         assert!(error.contains("ss -ltnp"), "{error}");
