@@ -10,5 +10,6 @@ pub mod objects;
 pub mod pods;
 pub mod resources;
 pub mod runtime;
+pub mod server;
 pub mod slots;
 pub mod volumes;

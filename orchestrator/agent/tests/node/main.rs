@@ -1,6 +1,7 @@
 //! Pods on a real containerd: the whole node but for the API server, which is a fake. Needs root, containerd, runc and
 //! busybox-static.
 
+mod serving;
 mod support;
 
 use std::time::{Duration, Instant};
