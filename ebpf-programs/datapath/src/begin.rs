@@ -31,6 +31,12 @@ pub fn begin<F: Family, H: Place, P: Packet, T: Tables<F>, O: Observer>(
     let clash = flow.decided & decided::CLASH;
     flow.untranslated();
     flow.decided = clash;
+    if !at::<H>(Hook::OverlayIngress)
+        && let Err(code) = tables.serve(cx.observer, H::HOOK as u8)
+    {
+        return Verdict::drop(code);
+    }
+    let Some(flow) = tables.flow() else { return Verdict::drop(drop_code!(Internal)) };
     if at::<H>(Hook::UplinkIngress) && !concerns::<F, T>(tables, flow) {
         return Verdict::new(Kind::Pass, 0);
     }
@@ -64,10 +70,6 @@ fn consider<F: Family, H: Place, P: Packet, T: Tables<F>, O: Observer>(
         refuse!(HeavySource)
     }
     sender::<F, H, P, T, O>(cx, flow)?;
-    if !at::<H>(Hook::OverlayIngress) {
-        tables.serve(cx.observer, H::HOOK as u8)?;
-    }
-    let flow = need!(tables.flow(), Internal);
     locate::<F, T, O>(tables, cx.observer, flow, End::Destination);
     reachable::<F, H, P, T, O>(cx, flow)?;
     fits::<F, P, T, O>(cx, flow, flow.via[1])?;
@@ -76,26 +78,11 @@ fn consider<F: Family, H: Place, P: Packet, T: Tables<F>, O: Observer>(
     tables.establish()
 }
 
-/// Whether a packet from the uplink is the datapath's business: a Service, or a pod of this node. The rest is the host's.
+/// Whether a packet from the uplink is the datapath's business: for a Service, or for a pod of this node. The rest is the
+/// host's.
 #[inline(always)]
-fn concerns<F: Family, T: Tables<F>>(tables: &T, flow: &mut Flow<F::Address>) -> bool {
-    let Some(state) = tables.state() else { return false };
-    let mine = || F::is_node(state, &flow.destination) != 0;
-    let protocol = flow.protocol as u8;
-    if service::find::<F, T>(
-        tables,
-        &flow.destination,
-        flow.destination_port,
-        protocol,
-        service::EXTERNAL,
-        mine,
-    )
-    .is_some()
-    {
-        flow.decided |= decided::DESTINATION;
-        return true;
-    }
-    tables.endpoint(&flow.destination).is_some()
+fn concerns<F: Family, T: Tables<F>>(tables: &T, flow: &Flow<F::Address>) -> bool {
+    flow.decided & decided::DESTINATION != 0 || tables.endpoint(&flow.destination).is_some()
 }
 
 /// Locates the sender and checks that it is who it says.
@@ -146,12 +133,10 @@ fn sender<F: Family, H: Place, P: Packet, T: Tables<F>, O: Observer>(
 #[inline(always)]
 pub fn serve<F: Family, T: Tables<F>, O: Observer>(tables: &T, observer: &mut O, hook: u8) -> Step {
     let flow = need!(tables.flow(), Internal);
-    let scope = if hook == Hook::UplinkIngress as u8 { service::EXTERNAL } else { service::INTERNAL };
+    let outside = hook == Hook::UplinkIngress as u8;
+    let scope = if outside { service::EXTERNAL } else { service::INTERNAL };
     let address = flow.destination;
-    let node = || match tables.peer(&address) {
-        Some(peer) => get!(peer.flags) & peer_flag::NODE != 0,
-        None => false,
-    };
+    let node = || if outside { is_mine::<F, T>(tables, &address) } else { is_node::<F, T>(tables, &address) };
     let protocol = flow.protocol as u8;
     let Some(service) = service::find::<F, T>(tables, &address, flow.destination_port, protocol, scope, node)
     else {
@@ -166,6 +151,24 @@ pub fn serve<F: Family, T: Tables<F>, O: Observer>(tables: &T, observer: &mut O,
     flow.to = chosen.address;
     flow.to_port = chosen.port;
     Ok(())
+}
+
+/// Whether an address is one of this node's. Each packet from the uplink asks, so without a lookup.
+#[inline(always)]
+fn is_mine<F: Family, T: Tables<F>>(tables: &T, address: &F::Address) -> bool {
+    match tables.state() {
+        Some(state) => F::is_node(state, address) != 0,
+        None => false,
+    }
+}
+
+/// Whether an address is a node's.
+#[inline(always)]
+pub fn is_node<F: Family, T: Tables<F>>(tables: &T, address: &F::Address) -> bool {
+    match tables.peer(address) {
+        Some(peer) => get!(peer.flags) & peer_flag::NODE != 0,
+        None => false,
+    }
 }
 
 /// Whether the destination, after translation, is somewhere this hook delivers to.

@@ -1,6 +1,6 @@
 //! Connections on record: the first lookup of every packet, and for most the only one.
 
-use abi::{ConntrackEntry, ConntrackKey, Hook, Port, ct_flag, ct_protocol, protocol, tcp_state, via};
+use abi::{ConntrackEntry, ConntrackKey, Hook, Mac, Port, ct_flag, ct_protocol, protocol, tcp_state, via};
 
 use crate::address::Address;
 use crate::bits::{choose, mask, same};
@@ -85,15 +85,29 @@ pub fn follow<F: Family, H: Place, P: Packet, T: Tables<F>, O: Observer>(
             return Verdict::drop(code);
         }
     }
-    let to = choose(found.reply ^ 1, [get!(entry.via[0]), get!(entry.via[1])]);
-    let mac = if found.reply != 0 { get!(entry.mac[0]) } else { get!(entry.mac[1]) };
+    let to = found.via(found.reply ^ 1);
+    let mac = found.mac(found.reply ^ 1);
     deliver::<F, H, P, T, O>(cx, to, mac, foreign)
 }
 
 impl<A> Found<'_, A> {
+    /// Where an end is: 0 the initiator, 1 the responder. The mask lets the index be one, without a branch.
+    #[inline(always)]
+    pub fn via(&self, end: u32) -> u32 {
+        let entry = self.entry;
+        get!(entry.via[(end & 1) as usize])
+    }
+
+    /// MAC of an end.
+    #[inline(always)]
+    pub fn mac(&self, end: u32) -> Mac {
+        let entry = self.entry;
+        get!(entry.mac[(end & 1) as usize])
+    }
+
     /// Whether this packet is rewritten here.
     #[inline(always)]
-    fn translates(&self) -> bool {
+    pub fn translates(&self) -> bool {
         let ours = if self.reply != 0 { ct_flag::NAT } else { ct_flag::ALIAS };
         self.flags & ours != 0 && (self.reply != 0 || self.flags & ct_flag::AT_UPLINK == 0)
     }
@@ -127,14 +141,14 @@ fn proceed<F: Family, H: Place, P: Packet, T: Tables<F>, O: Observer>(
     if found.reply != 0 && found.flags & ct_flag::ALIAS != 0 {
         refuse!(WrongPath)
     }
-    let from = choose(found.reply, [get!(entry.via[0]), get!(entry.via[1])]);
+    let from = found.via(found.reply);
     came_from::<F, H, P, T, O>(cx, from)?;
     let state = need!(cx.tables.state(), Internal);
     let epoch = get!(state.epoch);
     if get!(entry.epoch) != epoch {
         cx.tables.reconsider(cx.observer)?;
     }
-    let to = choose(found.reply ^ 1, [get!(entry.via[0]), get!(entry.via[1])]);
+    let to = found.via(found.reply ^ 1);
     fits::<F, P, T, O>(cx, flow, to)?;
     account::<F, P, T, O>(cx, flow, found);
     Ok(())
@@ -250,7 +264,7 @@ fn count<A>(entry: Shared<'_, ConntrackEntry<A>>, reply: u32, length: u32) {
 pub fn tcp_bits<A: Address>(flow: &Flow<A>, reply: u32) -> u32 {
     let is_tcp = mask(same(flow.protocol, protocol::TCP as u32) as u32);
     let flags = flow.tcp & is_tcp;
-    let syn = (flags & (tcp::SYN | tcp::ACK) == tcp::SYN) as u32;
+    let syn = same(flags & (tcp::SYN | tcp::ACK), tcp::SYN) as u32;
     let seen = (1 ^ syn & (1 ^ reply)) * (tcp_state::SEEN_INITIATOR << reply);
     seen | (flags & tcp::FIN) << reply | flags & tcp::RST
 }

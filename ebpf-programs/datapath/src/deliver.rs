@@ -42,11 +42,12 @@ pub fn fits<F: Family, P: Packet, T: Tables<F>, O>(
     flow: &Flow<F::Address>,
     to: u32,
 ) -> Step {
-    if !is(to, via::NODE) || !cx.tunnels() || !flow.is(shape::DONT_FRAGMENT) {
+    let config = cx.tables.config();
+    // The rarest first: nearly every packet leaves at the first comparison.
+    if flow.length <= get!(config.overlay_mtu) || !flow.is(shape::DONT_FRAGMENT) || cx.packet.is_bundle() {
         return Ok(());
     }
-    let config = cx.tables.config();
-    if flow.length > get!(config.overlay_mtu) && !cx.packet.is_bundle() {
+    if cx.tunnels() && is(to, via::NODE) {
         refuse!(TooBig)
     }
     Ok(())

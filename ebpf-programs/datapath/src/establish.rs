@@ -1,6 +1,6 @@
 //! Puts a new flow on record: one entry, or two when it is translated, and the port that source NAT needs.
 
-use abi::{ConntrackEntry, ConntrackKey, Port, ct_flag, ct_protocol, tcp_state, via};
+use abi::{ConntrackEntry, DropCode, Port, ct_flag, ct_protocol, tcp_state, via};
 
 use crate::address::Address;
 use crate::bits::{forget, mask, select};
@@ -84,14 +84,11 @@ fn pair<F: Family, T: Tables<F>>(
     let flags = forget(&mut flow.scratch, flags);
     draft.packets = [0, 0];
     draft.bytes = [0, 0];
-    let mut free = false;
-    if flow.decided & (decided::CLASH | decided::SOURCE) == 0 {
-        let (key, low) = flow.translated_key();
-        draft.flags = flags | low;
-        free = take::<F, T>(tables, flow, draft, &key)?;
-    }
-    if !free {
-        claim::<F, T>(tables, flow, draft, flags)?;
+    let (key, low) = flow.translated_key();
+    flow.looked_up = key;
+    draft.flags = flags | low;
+    if flow.decided & (decided::CLASH | decided::SOURCE) != 0 || !take::<F, T>(tables, flow, draft)? {
+        claim::<F, T>(tables, flow, draft)?;
     }
     alias::<F, T>(tables, flow, draft)
 }
@@ -102,17 +99,16 @@ fn take<F: Family, T: Tables<F>>(
     tables: &T,
     flow: &Flow<F::Address>,
     draft: &ConntrackEntry<F::Address>,
-    key: &ConntrackKey<F::Address>,
-) -> Result<bool, abi::DropCode> {
-    match tables.conntrack_insert(key, draft, Claim::New) {
+) -> Result<bool, DropCode> {
+    match tables.conntrack_insert(&flow.looked_up, draft, Claim::New) {
         Inserted::Done => return Ok(true),
         Inserted::Full => refuse!(ConntrackFull),
         Inserted::Taken => {}
     }
-    if !replaceable::<F, T>(tables, flow, key) {
+    if !replaceable::<F, T>(tables, flow) {
         return Ok(false);
     }
-    match tables.conntrack_insert(key, draft, Claim::Replace) {
+    match tables.conntrack_insert(&flow.looked_up, draft, Claim::Replace) {
         Inserted::Done => Ok(true),
         _ => refuse!(ConntrackFull),
     }
@@ -120,12 +116,8 @@ fn take<F: Family, T: Tables<F>>(
 
 /// Whether the entry with this key is over, or is this very flow's from before.
 #[inline(always)]
-fn replaceable<F: Family, T: Tables<F>>(
-    tables: &T,
-    flow: &Flow<F::Address>,
-    key: &ConntrackKey<F::Address>,
-) -> bool {
-    let Some(old) = tables.conntrack(key) else { return true };
+fn replaceable<F: Family, T: Tables<F>>(tables: &T, flow: &Flow<F::Address>) -> bool {
+    let Some(old) = tables.conntrack(&flow.looked_up) else { return true };
     if get!(old.tcp) & tcp_state::ENDING != 0 {
         return true;
     }
@@ -136,19 +128,18 @@ fn replaceable<F: Family, T: Tables<F>>(
         && get!(old.other_responder_port) == flow.destination_port
 }
 
-/// Finds a source port whose tuple is free, by inserting it.
+/// Finds a source port whose tuple is free, by inserting it. `looked_up` is the tuple's key, but for that port, and the
+/// draft says which end is which in it.
 #[inline(always)]
 pub fn claim<F: Family, T: Tables<F>>(
     tables: &T,
     flow: &mut Flow<F::Address>,
-    draft: &mut ConntrackEntry<F::Address>,
-    flags: u32,
+    draft: &ConntrackEntry<F::Address>,
 ) -> Step {
     let config = tables.config();
     let (first, ports) = (get!(config.snat_first) as u32, get!(config.snat_mask) as u32);
     // The two addresses differ, so their order alone decides the key's: only the port in it changes between tries.
-    let (mut key, low) = flow.translated_key();
-    draft.flags = flags | low;
+    let low = draft.flags & ct_flag::ORIG_LOW;
     // An echo has one identifier, and both ends use it.
     let echo = mask((flow.shape / shape::ECHO) & 1);
     let (into_low, into_high) = (mask(low) | echo, mask(low ^ 1) | echo);
@@ -156,9 +147,10 @@ pub fn claim<F: Family, T: Tables<F>>(
     let mut tries = 0;
     while tries < CLAIM_TRIES {
         let port = Port::new((first + (offset & ports)) as u16);
+        let key = &mut flow.looked_up;
         key.low_port = Port(select(into_low, key.low_port.0 as u32, port.0 as u32) as u16);
         key.high_port = Port(select(into_high, key.high_port.0 as u32, port.0 as u32) as u16);
-        match tables.conntrack_insert(&key, draft, Claim::New) {
+        match tables.conntrack_insert(key, draft, Claim::New) {
             Inserted::Done => return claimed(flow, port),
             Inserted::Full => refuse!(ConntrackFull),
             Inserted::Taken => {}
@@ -203,8 +195,7 @@ fn alias<F: Family, T: Tables<F>>(
     match tables.conntrack_insert(&key, draft, Claim::Replace) {
         Inserted::Done => Ok(()),
         _ => {
-            let (main, _) = flow.translated_key();
-            tables.conntrack_remove(&main);
+            tables.conntrack_remove(&flow.looked_up);
             refuse!(ConntrackFull)
         }
     }

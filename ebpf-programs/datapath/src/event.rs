@@ -96,6 +96,11 @@ pub fn closed<F: Family, T: Tables<F>>(
         return;
     }
     let entry = found.entry;
+    let mut totals = counters(entry);
+    if let Some(other) = other {
+        let more = counters(other);
+        totals = [totals[0] + more[0], totals[1] + more[1], totals[2] + more[2], totals[3] + more[3]];
+    }
     tables.report(|event| {
         describe::<F>(event, flow, event_kind::CLOSE, 0, 0);
         ends::<F>(event, flow, found);
@@ -105,15 +110,14 @@ pub fn closed<F: Family, T: Tables<F>>(
         event.policy = 0;
         event.rule = 0;
         event.epoch = get!(entry.epoch);
-        event.packets = [get!(entry.packets[0]), get!(entry.packets[1])];
-        event.bytes = [get!(entry.bytes[0]), get!(entry.bytes[1])];
-        if let Some(other) = other {
-            event.packets[0] += get!(other.packets[0]);
-            event.packets[1] += get!(other.packets[1]);
-            event.bytes[0] += get!(other.bytes[0]);
-            event.bytes[1] += get!(other.bytes[1]);
-        }
+        event.packets = [totals[0], totals[1]];
+        event.bytes = [totals[2], totals[3]];
     });
+}
+
+#[inline(always)]
+fn counters<A>(entry: Shared<'_, ConntrackEntry<A>>) -> [u64; 4] {
+    [get!(entry.packets[0]), get!(entry.packets[1]), get!(entry.bytes[0]), get!(entry.bytes[1])]
 }
 
 /// Names the ends of a connection as its initiator does, whichever entry and direction the packet had.

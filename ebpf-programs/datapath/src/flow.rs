@@ -141,7 +141,9 @@ impl<A: Address> Flow<A> {
     /// Whether it is the first packet of a TCP connection.
     #[inline(always)]
     pub fn opens(&self) -> bool {
-        self.protocol == abi::protocol::TCP as u32 && self.tcp & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
+        let flags = self.tcp & (tcp::SYN | tcp::ACK | tcp::RST);
+        // One comparison, not two.
+        self.protocol << 8 | flags == (abi::protocol::TCP as u32) << 8 | tcp::SYN
     }
 
     /// Forgets earlier decisions: nothing is translated.

@@ -109,9 +109,13 @@ fn masquerade<F: Family, P: Packet, T: Tables<F>, O: Observer>(
     flow.from = F::node_address(state);
     flow.to = flow.destination;
     flow.to_port = flow.destination_port;
+    flow.from_port = flow.source_port;
     let draft = need!(cx.tables.draft(), Internal);
     inherit(draft, entry, flow, flags);
-    claim::<F, T>(cx.tables, flow, draft, ct_flag::NAT)?;
+    let (key, low) = flow.translated_key();
+    flow.looked_up = key;
+    draft.flags = ct_flag::NAT | low;
+    claim::<F, T>(cx.tables, flow, draft)?;
     note!(cx.observer, Note::SourceTranslated { port: flow.from_port });
     // The tuple before the flag: a packet on another CPU that sees the flag sees the tuple.
     set!(entry.other_initiator = flow.from);

@@ -1,11 +1,11 @@
 //! ICMP errors: they go where the packet they speak of came from, translated inside and out, and ask no policy.
 
-use abi::{ConntrackEntry, Hook, Port, ct_flag, ct_protocol, protocol};
+use abi::{Hook, Port, ct_flag, ct_protocol, protocol};
 
 use crate::address::Address;
-use crate::bits::{choose, mask};
+use crate::bits::mask;
 use crate::checksum::{ChecksumChange, difference, fold};
-use crate::conntrack::other_tuple;
+use crate::conntrack::{Found, other_tuple};
 use crate::context::{Context, Place, at, note};
 use crate::deliver::deliver;
 use crate::family::Family;
@@ -13,7 +13,7 @@ use crate::flow::{Flow, Quoted, key_of};
 use crate::get;
 use crate::observe::{Note, Observer};
 use crate::packet::{L3, Packet};
-use crate::tables::{Shared, Tables};
+use crate::tables::Tables;
 use crate::verdict::{Kind, Step, Verdict, drop_code, need, refuse};
 
 /// Length of the ICMP header in front of the quote.
@@ -33,25 +33,23 @@ pub fn related<F: Family, H: Place, P: Packet, T: Tables<F>, O: Observer>(
         return unknown::<H>(Verdict::drop(code));
     }
     let found = find::<F, T>(cx.tables, &flow.quoted);
-    let Some((entry, flags, reply)) = found else {
+    let Some(found) = found else {
         return unknown::<H>(Verdict::drop(drop_code!(IcmpUnrelated)));
     };
     note!(cx.observer, Note::Related);
-    // The error goes against the quoted packet: it is the responder's if that was the initiator's.
-    let from = choose(reply, [get!(entry.via[0]), get!(entry.via[1])]);
+    let from = found.via(found.reply);
     if at::<H>(Hook::PodEgress) && from != abi::via::POD | cx.packet.ifindex() & abi::via::ARGUMENT {
         return Verdict::drop(drop_code!(Spoofed));
     }
-    let ours = if reply != 0 { ct_flag::NAT } else { ct_flag::ALIAS };
-    let translates = flags & ours != 0 && (reply != 0 || flags & ct_flag::AT_UPLINK == 0);
+    let translates = found.translates();
     if translates {
-        other_tuple(flow, entry, reply);
+        other_tuple(flow, found.entry, found.reply);
         if let Err(code) = translate::<F, P>(cx.packet, flow) {
             return Verdict::drop(code);
         }
     }
-    let to = choose(reply ^ 1, [get!(entry.via[0]), get!(entry.via[1])]);
-    let mac = if reply != 0 { get!(entry.mac[0]) } else { get!(entry.mac[1]) };
+    let to = found.via(found.reply ^ 1);
+    let mac = found.mac(found.reply ^ 1);
     deliver::<F, H, P, T, O>(cx, to, mac, translates)
 }
 
@@ -80,13 +78,12 @@ fn quote<F: Family, P: Packet>(packet: &mut P, l3: u32, quoted: &mut Quoted<F::A
     Ok(())
 }
 
-/// The entry of the quoted packet, its flags, and 1 if the error is from the responder's side.
+/// The entry of the quoted packet. The error goes against it: `reply` is 1 if it is from the responder's side.
 #[inline(always)]
-#[allow(clippy::type_complexity, reason = "a name for a triple that two functions share would say less")]
 fn find<'t, F: Family, T: Tables<F>>(
     tables: &'t T,
     quoted: &Quoted<F::Address>,
-) -> Option<(Shared<'t, ConntrackEntry<F::Address>>, u32, u32)> {
+) -> Option<Found<'t, F::Address>> {
     let (mut key, low) = key_of(
         &quoted.source,
         &quoted.destination,
@@ -102,9 +99,9 @@ fn find<'t, F: Family, T: Tables<F>>(
         key.protocol |= ct_protocol::CLASH;
         let entry = tables.conntrack(&key)?;
         let flags = get!(entry.flags);
-        return Some((entry, flags, (flags & ct_flag::ORIG_LOW) ^ low ^ 1));
+        return Some(Found { entry, flags, reply: (flags & ct_flag::ORIG_LOW) ^ low ^ 1 });
     }
-    Some((entry, flags, reply))
+    Some(Found { entry, flags, reply })
 }
 
 /// Gives the error, and the packet in it, the addresses that its receiver knows. The flow's tuple after translation is

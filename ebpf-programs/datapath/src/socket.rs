@@ -2,8 +2,9 @@
 //!
 //! The main path of Services: no packet is rewritten, no tuple can clash, and a connection has one entry.
 
-use abi::{DropCode, Port, SockReverseKey, SockReverseValue, peer_flag};
+use abi::{DropCode, Port, SockReverseKey, SockReverseValue};
 
+use crate::begin::is_node;
 use crate::family::Family;
 use crate::get;
 use crate::service::{self, Chosen};
@@ -31,10 +32,7 @@ pub fn connect<F: Family, T: Tables<F>>(
     request: &mut Request<F::Address>,
 ) -> Result<bool, DropCode> {
     let address = request.address;
-    let node = || match tables.peer(&address) {
-        Some(peer) => get!(peer.flags) & peer_flag::NODE != 0,
-        None => false,
-    };
+    let node = || is_node::<F, T>(tables, &address);
     let Some(service) =
         service::find::<F, T>(tables, &address, request.port, request.protocol, service::INTERNAL, node)
     else {

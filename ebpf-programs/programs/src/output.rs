@@ -31,6 +31,7 @@ const FIB_NO_NEIGHBOUR: i64 = 7;
 /// Carries a verdict out: the program's return value. `v6`: the packet's family.
 #[inline(always)]
 pub fn carry_out(skb: *mut __sk_buff, hook: Hook, verdict: Verdict, v6: bool) -> i32 {
+    leave_trace(skb, verdict);
     let length = Tc(skb).length().wrapping_sub(L3);
     if verdict.is(Kind::Drop) {
         count(verdict.argument() >> 24, hook, length);
@@ -57,6 +58,17 @@ pub fn carry_out(skb: *mut __sk_buff, hook: Hook, verdict: Verdict, v6: bool) ->
         to_this_host(skb, hook);
     }
     TC_ACT_UNSPEC
+}
+
+/// Leaves the verdict in the packet's control block, where a program behind this one, and BPF_PROG_TEST_RUN, can read
+/// it: the return value does not say where a packet goes.
+#[inline(always)]
+fn leave_trace(skb: *mut __sk_buff, verdict: Verdict) {
+    // SAFETY: the context is valid as long as the program runs.
+    unsafe {
+        core::ptr::addr_of_mut!((*skb).cb[0]).write_volatile(verdict.kind());
+        core::ptr::addr_of_mut!((*skb).cb[1]).write_volatile(verdict.argument());
+    }
 }
 
 /// What came out of a tunnel, or over the node's own pair, carries another device's link address.

@@ -21,7 +21,10 @@ fn a_pod_and_its_node_reach_each_other() {
     let web = rig.pod(0, "web");
     let node = &rig.nodes[0];
     let answer = node.namespace.ask(&web.at(8080)).unwrap();
-    assert!(answer.starts_with("web 10.244.1.1:"), "the node speaks to pods with its overlay address: {answer}");
+    assert!(
+        answer.starts_with("web 10.244.1.1:"),
+        "the node speaks to pods with its overlay address: {answer}"
+    );
     node.namespace.serve("node", node.address, 9000);
     let answer = web.namespace.ask(&format!("{}:9000", node.address)).unwrap();
     assert!(answer.starts_with(&format!("node {}:", web.address)), "{answer}");
@@ -94,7 +97,10 @@ fn a_pod_cannot_take_anothers_address() {
     });
     assert!(!spoofed);
     let counts = rig.nodes[0].dataplane().packets().unwrap();
-    assert!(counts.iter().any(|count| count.reason == Some(abi::Reason::Spoofed) && count.packets > 0), "{counts:?}");
+    assert!(
+        counts.iter().any(|count| count.reason == Some(abi::Reason::Spoofed) && count.packets > 0),
+        "{counts:?}"
+    );
 }
 
 #[test]

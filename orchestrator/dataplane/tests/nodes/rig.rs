@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU32, Ordering},
         mpsc,
     },
@@ -80,7 +80,8 @@ pub struct Pod {
 /// Compiles what the rig says the API says.
 pub struct Directory {
     node: String,
-    dataplane: Arc<Dataplane>,
+    /// Weak: the dataplane's CNI server holds this.
+    dataplane: Weak<Dataplane>,
     cluster: Arc<Mutex<Snapshot>>,
     ids: Mutex<(Ids, Instant)>,
 }
@@ -297,6 +298,7 @@ impl Rig {
         pod
     }
 
+    /// Takes a pod away, first from the node, then from the API.
     pub fn stop_pod(&self, pod: &Pod) {
         pod.cni("DEL").expect("DEL succeeds");
         self.change(|cluster| cluster.pods.retain(|known| *known.name != pod.name));
@@ -354,18 +356,20 @@ impl Node {
     /// Starts the dataplane, on what a predecessor left.
     pub fn start(&mut self) {
         let dataplane = self.namespace.inside(|| {
-            Dataplane::start(self.config.clone(), &telemetry::Registry::new())
-                .map_err(|error| format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string)))
+            Dataplane::start(self.config.clone(), &telemetry::Registry::new()).map_err(|error| {
+                format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string))
+            })
         });
         let dataplane = Arc::new(dataplane.unwrap());
         let ids = Mutex::new((dataplane.ids(), Instant::now()));
         let directory = Arc::new(Directory {
             node: self.name.clone(),
-            dataplane: dataplane.clone(),
+            dataplane: Arc::downgrade(&dataplane),
             cluster: self.cluster.clone(),
             ids,
         });
-        let cidrs = self.cluster.lock().nodes.iter().find(|n| *n.name == *self.name).unwrap().pod_cidrs.clone();
+        let cidrs =
+            self.cluster.lock().nodes.iter().find(|n| *n.name == *self.name).unwrap().pod_cidrs.clone();
         dataplane.set_pod_cidrs(&cidrs);
         self.namespace.inside(|| dataplane.serve_cni(directory.clone())).unwrap();
         self.running = Some(Running { dataplane, directory });
@@ -432,14 +436,15 @@ pub fn call(socket: &std::path::Path, request: &Request) -> Result<Value, String
 impl Directory {
     /// Compiles the cluster as it is now and lets the kernel hold that.
     fn sync(&self) {
+        let Some(dataplane) = self.dataplane.upgrade() else { return };
         let mut ids = self.ids.lock();
         let mut snapshot = self.cluster.lock().clone();
         snapshot.node = self.node.as_str().into();
-        snapshot.endpoints = self.dataplane.endpoints().borrow().to_vec();
+        snapshot.endpoints = dataplane.endpoints().borrow().to_vec();
         let since = ids.1.elapsed();
         ids.0.set_now(since);
         let plan = compile(&snapshot, &mut ids.0);
-        self.dataplane.apply(&plan).unwrap();
+        dataplane.apply(&plan).unwrap();
     }
 }
 

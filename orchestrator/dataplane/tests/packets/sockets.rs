@@ -1,0 +1,1 @@
+//! The socket hooks on a real cgroup.
