@@ -95,7 +95,9 @@ fn build(programs: &Path, target: &Path) -> Result<PathBuf, String> {
     let mut command = Command::new(&toolchain.cargo[0]);
     command.args(&toolchain.cargo[1..]);
     // What the outer cargo says to its own children would be taken for the nested one's.
-    for name in ["RUSTC", "RUSTDOC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"] {
+    for name in
+        ["RUSTC", "RUSTDOC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"]
+    {
         command.env_remove(name);
     }
     command.args(["build", "--release", "--locked", "--target", TARGET, "-Zbuild-std=core"]);
@@ -111,7 +113,8 @@ fn build(programs: &Path, target: &Path) -> Result<PathBuf, String> {
     if let Some(rustc) = &toolchain.rustc {
         command.env("RUSTC", rustc);
     }
-    let status = command.status().map_err(|error| format!("starting {:?}: {error}; {REMEDY}", toolchain.cargo[0]))?;
+    let status =
+        command.status().map_err(|error| format!("starting {:?}: {error}; {REMEDY}", toolchain.cargo[0]))?;
     if !status.success() {
         return Err(format!("the nested cargo failed ({status}); its messages are above"));
     }
@@ -143,7 +146,9 @@ fn toolchain() -> Result<Toolchain, String> {
         let cargo = ["rustup", "run", "nightly", "cargo"].map(OsString::from);
         return Ok(Toolchain { cargo: cargo.into(), rustc: None });
     }
-    Err(format!("neither /usr/bin/rustc nor a rustup nightly has the source of core (rust-web-src, rust-src); {REMEDY}"))
+    Err(format!(
+        "neither /usr/bin/rustc nor a rustup nightly has the source of core (rust-web-src, rust-src); {REMEDY}"
+    ))
 }
 
 /// Whether a rustc's sysroot has the source of `core`.

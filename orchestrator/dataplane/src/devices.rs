@@ -138,7 +138,11 @@ fn ready(netlink: &mut Netlink, device: &Device, mtu: u32) -> Result<()> {
         netlink.set_mtu(device.index, mtu)?;
     }
     sysctl::prepare_device(&device.name)?;
-    if device.up { Ok(()) } else { netlink.set_up(device.index) }
+    if device.up {
+        return Ok(());
+    }
+    sysctl::speak_v6(&device.name, false)?;
+    netlink.set_up(device.index)
 }
 
 /// Locally administered, and not the gateway's.
@@ -175,6 +179,8 @@ impl NodeDevices {
         for address in overlay {
             let net = IpNet::from(*address);
             if address.is_ipv6() {
+                sysctl::speak_v6(HOST_DEVICE, true)?;
+                sysctl::speak_v6(NET_DEVICE, true)?;
                 netlink.set_neighbour(self.host.index, GATEWAY6.into(), self.net.mac)?;
             }
             if !held.contains(&(self.host.index, net)) {

@@ -84,9 +84,10 @@ impl PodWiring {
     ) -> Result<PodLink> {
         let ifindex = netlink.device(&self.name)?.index;
         attach(ifindex)?;
-        if self.addresses.iter().any(IpAddr::is_ipv6) {
+        if self.speaks_v6() {
             sysctl::forward_v6()?;
         }
+        sysctl::speak_v6(&self.name, self.speaks_v6())?;
         let netns_cookie = netns::inside(&self.netns, || self.inside())?;
         netlink.set_up(ifindex)?;
         Ok(PodLink { ifindex, mac, netns_cookie })
@@ -96,6 +97,7 @@ impl PodWiring {
     fn inside(&self) -> Result<u64> {
         let mut netlink = Netlink::open()?;
         let eth0 = netlink.device(&self.ifname)?.index;
+        sysctl::speak_v6(&self.ifname, self.speaks_v6())?;
         for address in &self.addresses {
             netlink.set_address(eth0, IpNet::from(*address))?;
         }
@@ -117,6 +119,10 @@ impl PodWiring {
             })?;
         }
         netns::cookie()
+    }
+
+    fn speaks_v6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
     }
 
     /// Locally administered, and as unique as the address.

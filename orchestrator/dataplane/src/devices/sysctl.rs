@@ -19,6 +19,12 @@ pub(super) fn prepare_device(name: &str) -> Result<()> {
     set(&format!("ipv4/conf/{name}/rp_filter"), "0")
 }
 
+/// Whether a device of ours, in the calling thread's namespace, speaks IPv6. Where no address asks for it, router solicitations and
+/// group reports would only be dropped, counted and shown.
+pub(super) fn speak_v6(name: &str, speak: bool) -> Result<()> {
+    set(&format!("ipv6/conf/{name}/disable_ipv6"), if speak { "0" } else { "1" })
+}
+
 /// IPv6 is forwarded only where pods have such addresses: it changes how the uplink treats router advertisements.
 pub(super) fn forward_v6() -> Result<()> {
     set("ipv6/conf/all/forwarding", "1")

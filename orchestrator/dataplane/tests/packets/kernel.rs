@@ -63,7 +63,8 @@ pub fn devices() {
     ip(&format!("link set d{OVERLAY} up"));
 }
 
-fn ip(arguments: &str) {
+/// Runs `ip` in this thread's namespace.
+pub fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split_whitespace()).status();
     assert!(status.expect("iproute2 is installed").success(), "ip {arguments}");
 }
@@ -95,6 +96,23 @@ impl Kernel {
 
     fn map(&mut self, name: &str) -> &mut Map {
         self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map is called {name}"))
+    }
+
+    /// A program, loaded or not.
+    pub fn program(&mut self, name: &str) -> &mut Program {
+        self.ebpf.program_mut(name).unwrap_or_else(|| panic!("no program is called {name}"))
+    }
+
+    /// An array.
+    pub fn array<V: Pod>(&mut self, name: &str) -> Array<&mut MapData, V> {
+        Array::try_from(self.map(name)).expect("an array")
+    }
+
+    /// Empties `SOCK_REVERSE4`.
+    pub fn clear_reverse(&mut self) {
+        clear::<abi::SockReverseKey<abi::Addr4>, abi::SockReverseValue<abi::Addr4>>(
+            self.hash(names::SOCK_REVERSE4.name),
+        );
     }
 
     /// A hash map.
@@ -162,6 +180,11 @@ impl Kernel {
         clear::<ConntrackKey<F::Address>, ConntrackEntry<F::Address>>(self.hash(name));
         let name = F::map(names::FRAGMENTS4, names::FRAGMENTS6);
         clear::<FragmentKey<F::Address>, FragmentValue>(self.hash(name));
+    }
+
+    /// As [`Bench::decide`], the family named.
+    pub fn decide_as<F: HostFamily>(&mut self, hook: Hook, packet: &mut Bytes) -> Verdict {
+        Bench::<F>::decide(self, hook, packet)
     }
 
     /// Runs a program once.
