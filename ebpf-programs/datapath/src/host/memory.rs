@@ -55,6 +55,12 @@ impl<K: Copy + Eq + Hash, V: Copy> Table<K, V> {
         self.retired.borrow_mut().extend(old);
     }
 
+    /// Takes all out.
+    pub fn clear(&self) {
+        self.entries.borrow_mut().clear();
+        self.retired.borrow_mut().clear();
+    }
+
     /// A copy of a value.
     pub fn get(&self, key: &K) -> Option<V> {
         // SAFETY: the tables are used by one thread, and a Shared is never written while this runs.

@@ -7,7 +7,6 @@ use std::env;
 
 use abi::{ConntrackEntry, ConntrackKey, FragmentKey, Hook};
 use aya::Pod;
-use datapath::host::cases::Bench;
 use datapath::host::{Bytes, World, read, run};
 use datapath::{Silent, V4, V6, Verdict};
 
