@@ -1,58 +1,60 @@
-//! The programs' clock in calendar time.
+//! Times of flows: the programs' clock as calendar time, and how times are written.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use nix::time::{ClockId, clock_gettime};
 
-/// A moment known in both clocks.
-///
-/// `Instant` is CLOCK_MONOTONIC on Linux, but hides its value; the events' own clock is anchored by the first event seen, which is
-/// at most milliseconds old.
-#[derive(Clone, Copy, Debug)]
+/// Above this an older time is no other CPU's event that came late, but a calendar that was set back.
+const LATE_MAX: TimeDelta = TimeDelta::seconds(1);
+
+/// Gives events of one node their times.
+#[derive(Debug, Default)]
 pub(crate) struct Clock {
-    monotonic_ns: u64,
-    calendar: SystemTime,
-    taken: Instant,
+    last: DateTime<Utc>,
 }
-
-/// How far the anchor may be off before it is taken anew: the calendar was set meanwhile.
-const RENEW: Duration = Duration::from_secs(60);
 
 impl Clock {
-    /// Anchors the clocks at an event that happened just now.
-    pub(crate) fn anchored(event_ns: u64) -> Self {
-        Clock { monotonic_ns: event_ns, calendar: SystemTime::now(), taken: Instant::now() }
+    /// The calendar time of an event, later than that of every event before: a time names one flow of a node, so that a
+    /// reader can go on after it.
+    pub(crate) fn of_event(&mut self, event_ns: u64) -> DateTime<Utc> {
+        let age_ns = monotonic_ns().saturating_sub(event_ns);
+        self.stamp(Utc::now() - TimeDelta::nanoseconds(i64::try_from(age_ns).unwrap_or(0)))
     }
 
-    /// The calendar time of an event, in microseconds since 1970.
-    pub(crate) fn micros(&mut self, event_ns: u64) -> u64 {
-        if self.taken.elapsed() > RENEW {
-            *self = Clock::anchored(event_ns);
-        }
-        let calendar = self.calendar.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i128;
-        let since = (i128::from(event_ns) - i128::from(self.monotonic_ns)) / 1000;
-        u64::try_from(calendar + since).unwrap_or_default()
+    /// The time of a gap: right after what came before it.
+    pub(crate) fn after_last(&mut self) -> DateTime<Utc> {
+        let began = self.last > DateTime::UNIX_EPOCH;
+        self.stamp(if began { self.last } else { Utc::now() })
+    }
+
+    fn stamp(&mut self, time: DateTime<Utc>) -> DateTime<Utc> {
+        // What is written has microseconds; a reader that comes back with it must not be told the same flow again.
+        let time = time.trunc_subsecs(6);
+        let after_last = self.last + TimeDelta::microseconds(1);
+        self.last = if time < after_last && after_last - time < LATE_MAX { after_last } else { time };
+        self.last
     }
 }
 
-/// Microseconds since 1970 as RFC 3339 in UTC.
-pub(crate) fn rfc3339(micros: u64) -> String {
-    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days as i64);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:06}Z")
+/// `CLOCK_MONOTONIC`, which the programs' events carry.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    let now = now.expect("invariant: every kernel has a monotonic clock");
+    u64::try_from(now.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
 }
 
-/// Days since 1970 as a date of the Gregorian calendar: eras of 400 years that begin in March, so that leap days come last.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+/// For `serde(with)`: RFC 3339 in UTC with microseconds.
+pub(crate) mod rfc3339 {
+    use chrono::{DateTime, Utc};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+        client::objects::rfc3339_micros(*time).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        DateTime::parse_from_rfc3339(&text).map(|time| time.to_utc()).map_err(D::Error::custom)
+    }
 }
 
 #[cfg(test)]
@@ -60,16 +62,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_kubernetes_writes_them() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000000Z");
-        assert_eq!(rfc3339(1_709_210_096_123_456), "2024-02-29T12:34:56.123456Z");
-        assert_eq!(rfc3339(4_102_444_799_000_001), "2099-12-31T23:59:59.000001Z");
+    fn events_get_calendar_times_that_only_grow() {
+        let mut clock = Clock::default();
+        let now_ns = monotonic_ns();
+        let second_ago = clock.of_event(now_ns - 1_000_000_000);
+        let age = Utc::now() - second_ago;
+        assert!(age >= TimeDelta::seconds(1) && age < TimeDelta::seconds(3), "{age}");
+        let other_cpu = clock.of_event(now_ns - 1_000_400_000);
+        assert_eq!(other_cpu - second_ago, TimeDelta::microseconds(1), "an older event of another CPU");
+        assert_eq!(clock.after_last() - other_cpu, TimeDelta::microseconds(1));
+        assert_eq!(other_cpu.timestamp_subsec_nanos() % 1000, 0);
     }
 
     #[test]
-    fn events_keep_their_distance() {
-        let mut clock = Clock::anchored(5_000_000);
-        assert_eq!(clock.micros(7_000_000) - clock.micros(5_000_000), 2000);
-        assert_eq!(clock.micros(5_000_000) - clock.micros(4_000_000), 1000, "an older event of another CPU");
+    fn a_calendar_that_was_set_back_is_believed() {
+        let mut clock = Clock { last: Utc::now() + TimeDelta::hours(1) };
+        assert!(clock.of_event(monotonic_ns()) < Utc::now() + TimeDelta::seconds(1));
     }
 }

@@ -1,63 +1,82 @@
-//! One event of the datapath, told with names.
+//! One event of the datapath, told with names. The names of the fields in JSON are a promise to programs.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use abi::{Addr6, DropCode, Event, Hook, Port, direction, event_kind, protocol};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+
+use crate::names::{Names, Owner};
+
+/// A line of the stream: a flow, or how many are missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    /// A flow.
+    Flow(Flow),
+    /// Flows that happened, but are not told.
+    Lost {
+        /// When that was noticed.
+        #[serde(with = "crate::clock::rfc3339")]
+        time: DateTime<Utc>,
+        /// Where.
+        node: Arc<str>,
+        /// How many.
+        lost: u64,
+    },
+}
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flow {
-    /// When, RFC 3339.
-    pub time: String,
+    /// When, RFC 3339; no two flows of a node have the same time.
+    #[serde(with = "crate::clock::rfc3339")]
+    pub time: DateTime<Utc>,
     /// The node that saw it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub node: String,
-    /// New, closed or dropped.
-    pub kind: Kind,
-    /// Where in the datapath.
-    pub hook: String,
-    /// Transport protocol.
-    pub protocol: String,
+    pub node: Arc<str>,
+    /// `new`, `closed` or `dropped`.
+    pub event: Kind,
+    /// `allowed` or `dropped`.
+    pub verdict: Verdict,
+    /// Transport protocol, or its number.
+    pub protocol: Cow<'static, str>,
     /// Who sent, or began.
-    pub source: Party,
+    pub from: Party,
     /// Whom it asked for.
-    pub destination: Party,
+    pub to: Party,
     /// Who serves, where a Service chose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<Party>,
-    /// The Service that chose.
+    /// The Service port that chose: `namespace/name[:port]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    /// Why it was dropped.
+    pub service: Option<Arc<str>>,
+    /// Why it was dropped: the name, as metrics have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drop: Option<Dropped>,
-    /// Policies that decided: those that allowed it, or those that isolate the pod that it was to reach or leave.
+    pub reason: Option<Cow<'static, str>>,
+    /// The same as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_text: Option<Cow<'static, str>>,
+    /// The line of the datapath that decided to drop it: `file:line`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Box<str>>,
+    /// Policies that decided, as `namespace/name`: the one whose rule allowed it, or all that isolate the pod when no rule did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub policies: Vec<String>,
-    /// In which direction they look.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub direction: Option<String>,
-    /// Packets from the source and back, when closed.
+    pub policies: Vec<Arc<str>>,
+    /// `ingress` or `egress`: which way the policies look; without policies, which way it was going, seen from a pod.
+    pub direction: Cow<'static, str>,
+    /// Where in the datapath it was seen.
+    pub hook: Cow<'static, str>,
+    /// Packets from the initiator and back, when closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<[u64; 2]>,
-    /// Bytes from the source and back, when closed.
+    /// Bytes from the initiator and back, when closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<[u64; 2]>,
-}
-
-/// A line of the stream: a flow, or how many were missed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Line {
-    /// A flow.
-    Flow(Box<Flow>),
-    /// The reader was too slow, or the ring buffer full.
-    Lost {
-        /// How many events are missing here.
-        lost: u64,
-    },
 }
 
 /// Kinds of flows.
@@ -72,105 +91,114 @@ pub enum Kind {
     Dropped,
 }
 
-/// Why something was dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dropped {
-    /// The reason's name, as metrics have it.
-    pub reason: String,
-    /// One sentence.
-    pub sentence: String,
-    /// The line of the datapath that decided it.
-    pub code: String,
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It went its way.
+    Allowed,
+    /// It did not.
+    Dropped,
 }
 
 /// One end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party {
     /// Its address.
-    pub address: IpAddr,
+    pub ip: IpAddr,
     /// Its port; 0 where the protocol has none.
     pub port: u16,
-    /// Who that is, if it belongs to the cluster.
+    /// Namespace of the pod or Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<Owner>,
+    pub namespace: Option<Arc<str>>,
+    /// The pod with this address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Arc<str>>,
+    /// The Service with this address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Arc<str>>,
+    /// The node with this address, or the one that the pod runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Arc<str>>,
 }
 
-/// Who has an address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// pod, service or node.
-    pub kind: String,
-    /// Its namespace; empty for nodes.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// The node of a pod.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub node: String,
-}
+// === impl Line ===
 
-/// Whoever knows what the numbers in events mean.
-pub trait Names: Send + Sync + 'static {
-    /// Who has an address.
-    fn owner(&self, address: IpAddr) -> Option<Owner>;
-    /// The Service with an id, as `namespace/name[:port]`.
-    fn service(&self, id: u32) -> Option<String>;
-    /// The policy that a rule is from, or all that a policy id stands for when no rule decided.
-    fn policies(&self, policy: u32, rule: u32) -> Vec<String>;
-    /// Which way a policy id looks.
-    fn direction(&self, policy: u32) -> Option<&'static str>;
-}
-
-// === impl Owner ===
-
-impl Owner {
-    /// A pod.
-    pub fn pod(namespace: &str, name: &str, node: &str) -> Self {
-        Owner { kind: "pod".into(), namespace: namespace.into(), name: name.into(), node: node.into() }
+impl Line {
+    /// When it happened or was noticed.
+    pub fn time(&self) -> DateTime<Utc> {
+        match self {
+            Line::Flow(flow) => flow.time,
+            Line::Lost { time, .. } => *time,
+        }
     }
 
-    /// A Service.
-    pub fn service(namespace: &str, name: &str) -> Self {
-        Owner { kind: "service".into(), namespace: namespace.into(), name: name.into(), node: String::new() }
+    /// The node that says so.
+    pub fn node(&self) -> &Arc<str> {
+        match self {
+            Line::Flow(flow) => &flow.node,
+            Line::Lost { node, .. } => node,
+        }
     }
+}
 
-    /// A node.
-    pub fn node(name: &str) -> Self {
-        Owner { kind: "node".into(), namespace: String::new(), name: name.into(), node: String::new() }
+// === impl Party ===
+
+impl Party {
+    /// An end with the names of its owner.
+    pub fn new(ip: IpAddr, port: u16, owner: Option<Owner>) -> Self {
+        let bare = Party { ip, port, namespace: None, pod: None, service: None, node: None };
+        match owner {
+            Some(Owner::Pod { namespace, name, node }) => {
+                Party { namespace: Some(namespace), pod: Some(name), node: Some(node), ..bare }
+            }
+            Some(Owner::Service { namespace, name }) => {
+                Party { namespace: Some(namespace), service: Some(name), ..bare }
+            }
+            Some(Owner::Node { name }) => Party { node: Some(name), ..bare },
+            None => bare,
+        }
     }
 }
 
 // === impl Flow ===
 
 impl Flow {
-    /// Names an event that happened at `micros`.
-    pub(crate) fn new(event: &Event, node: &str, micros: u64, names: &dyn Names) -> Self {
+    /// Names an event.
+    pub(crate) fn new(event: &Event, time: DateTime<Utc>, node: &Arc<str>, names: &dyn Names) -> Self {
         let party = |address: &[u32; 4], port: Port| {
-            let address = ip(event.family, address);
-            Party { address, port: port.get(), owner: names.owner(address) }
+            let ip = ip(event.family, address);
+            Party::new(ip, port.get(), names.owner(ip))
         };
         let kind = kind(event.kind);
+        let drop = DropCode::from_word(event.drop);
         let translated = event.backend != [0; 4]
             && (event.backend, event.backend_port) != (event.destination, event.destination_port);
-        let closed = kind == Kind::Closed;
         let policies = if event.policy == 0 { Vec::new() } else { names.policies(event.policy, event.rule) };
         Flow {
-            time: crate::clock::rfc3339(micros),
-            node: node.into(),
-            kind,
-            hook: Hook::from_number(event.hook).map_or_else(|| "unknown".into(), |hook| format!("{hook:?}")),
+            time,
+            node: Arc::clone(node),
+            event: kind,
+            verdict: if kind == Kind::Dropped { Verdict::Dropped } else { Verdict::Allowed },
             protocol: protocol_name(event.protocol),
-            source: party(&event.source, event.source_port),
-            destination: party(&event.destination, event.destination_port),
+            from: party(&event.source, event.source_port),
+            to: party(&event.destination, event.destination_port),
             backend: translated.then(|| party(&event.backend, event.backend_port)),
             service: (event.service != 0).then(|| names.service(event.service)).flatten(),
-            drop: DropCode::from_word(event.drop).map(dropped),
-            direction: (!policies.is_empty()).then(|| direction_name(event, names).into()),
+            reason: drop.map(|code| code.reason().map_or("Unknown", abi::Reason::name).into()),
+            reason_text: drop.map(|code| sentence(code).into()),
+            source: drop.map(|code| format!("{}:{}", code.source(), code.line()).into()),
+            direction: names.direction(event.policy).unwrap_or_else(|| direction_name(event)).into(),
             policies,
-            packets: closed.then_some(event.packets),
-            bytes: closed.then_some(event.bytes),
+            hook: Hook::from_number(event.hook).map_or("unknown", hook_name).into(),
+            packets: (kind == Kind::Closed).then_some(event.packets),
+            bytes: (kind == Kind::Closed).then_some(event.bytes),
         }
+    }
+
+    /// Both ends, and who serves.
+    pub fn parties(&self) -> impl Iterator<Item = &Party> {
+        [Some(&self.from), Some(&self.to), self.backend.as_ref()].into_iter().flatten()
     }
 }
 
@@ -182,28 +210,33 @@ fn kind(number: u8) -> Kind {
     }
 }
 
-fn direction_name(event: &Event, names: &dyn Names) -> &'static str {
-    let said = if event.direction == direction::INGRESS { "ingress" } else { "egress" };
-    names.direction(event.policy).unwrap_or(said)
+fn direction_name(event: &Event) -> &'static str {
+    if event.direction == direction::INGRESS { "ingress" } else { "egress" }
 }
 
-fn dropped(code: DropCode) -> Dropped {
-    let reason = code.reason();
-    Dropped {
-        reason: reason.map_or("Unknown", abi::Reason::name).into(),
-        sentence: reason.map_or("Programs of another version dropped it.", abi::Reason::sentence).into(),
-        code: format!("{}:{}", code.source(), code.line()),
+fn sentence(code: DropCode) -> &'static str {
+    code.reason().map_or("Programs of another version dropped it.", abi::Reason::sentence)
+}
+
+fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::PodEgress => "pod_egress",
+        Hook::NodeEgress => "node_egress",
+        Hook::UplinkIngress => "uplink_ingress",
+        Hook::UplinkEgress => "uplink_egress",
+        Hook::OverlayIngress => "overlay_ingress",
+        Hook::Socket => "socket",
     }
 }
 
-fn protocol_name(number: u8) -> String {
+fn protocol_name(number: u8) -> Cow<'static, str> {
     match number {
         protocol::TCP => "TCP".into(),
         protocol::UDP => "UDP".into(),
         protocol::SCTP => "SCTP".into(),
         protocol::ICMP => "ICMP".into(),
         protocol::ICMP6 => "ICMPv6".into(),
-        other => other.to_string(),
+        other => other.to_string().into(),
     }
 }
 
@@ -214,3 +247,6 @@ fn ip(family: u8, words: &[u32; 4]) -> IpAddr {
         Ipv4Addr::from(words[0].to_ne_bytes()).into()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

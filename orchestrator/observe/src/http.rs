@@ -1,42 +1,44 @@
-//! The stream on the agent's port.
+//! The stream on the agent's port: `GET /bowsprit/flows?follow=&drops=&since=&last=&pod=&namespace=`, one JSON object a line.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 
-use abi::Event;
 use axum::{
     Router,
     body::Body,
-    extract::Query,
-    http::header::CONTENT_TYPE,
+    extract::{RawQuery, State},
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::sync::{broadcast, watch};
+use bytes::Bytes;
+use chrono::Utc;
+use futures::StreamExt;
 
-use crate::{filter::Filter, flow::Names, stream::flows};
+use crate::{flow::Line, query::Query, recorder::Flows};
 
 /// Where the agent serves its flows.
 pub const PATH: &str = "/bowsprit/flows";
+/// What it serves.
+pub const NDJSON: &str = "application/x-ndjson";
 
-/// A route at [`PATH`] that streams the flows of `node`. `events` is asked once for each reader.
-pub fn router<N: Names>(
-    node: &str,
-    events: impl Fn() -> broadcast::Receiver<Event> + Clone + Send + Sync + 'static,
-    names: watch::Receiver<Arc<N>>,
-) -> Router {
-    let node = node.to_owned();
-    let handler = move |Query(filter): Query<Filter>| async move {
-        respond(Body::from_stream(ok(flows(node, events(), names, filter))))
-    };
-    Router::new().route(PATH, get(handler))
+/// A route at [`PATH`] for the agent's router.
+pub fn router<S: Clone + Send + Sync + 'static>(flows: Flows) -> Router<S> {
+    Router::new().route(PATH, get(serve)).with_state(flows)
 }
 
-fn ok<T>(
-    stream: impl futures::Stream<Item = T>,
-) -> impl futures::Stream<Item = Result<T, std::convert::Infallible>> {
-    futures::StreamExt::map(stream, Ok)
+async fn serve(State(flows): State<Flows>, RawQuery(query): RawQuery) -> Response {
+    match Query::parse(query.as_deref().unwrap_or_default(), Utc::now()) {
+        Ok(query) => {
+            let lines = flows.read(query).map(|line| Ok::<_, Infallible>(encode(&line)));
+            ([(CONTENT_TYPE, NDJSON)], Body::from_stream(lines)).into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
 }
 
-fn respond(body: Body) -> Response {
-    ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+/// A line with its end.
+pub fn encode(line: &Line) -> Bytes {
+    let mut bytes = serde_json::to_vec(line).expect("invariant: a line is made of strings and numbers");
+    bytes.push(b'\n');
+    bytes.into()
 }

@@ -1,16 +1,21 @@
-//! Flows: the datapath's events with names, as a stream for people and programs.
+//! Flows: the datapath's events with names, kept for a while, streamed to people and programs.
 //!
-//! `flow` turns one event into what happened to whom, `filter` chooses, `stream` makes newline-separated JSON of them for the
-//! agent's port, `text` prints a line for a terminal. Who has an address is asked of whoever watches the API ([`Names`]).
+//! `flow` says what one event means, `recorder` names events as they come and keeps the newest (`history`), `http` serves
+//! them on the agent's port as one JSON object a line, `cluster` reads all nodes' through the API server, `text` prints
+//! a line for a terminal. Who has an address is asked of whoever watches the API ([`Names`]).
 #![forbid(unsafe_code)]
 
 mod clock;
-mod filter;
+pub mod cluster;
 mod flow;
+mod history;
 pub mod http;
-mod stream;
+mod names;
+mod query;
+mod recorder;
 mod text;
 
-pub use filter::Filter;
-pub use flow::{Flow, Kind, Line, Names, Owner, Party};
-pub use stream::flows;
+pub use flow::{Flow, Kind, Line, Party, Verdict};
+pub use names::{Names, Owner};
+pub use query::{BadQuery, Filter, Query};
+pub use recorder::Flows;

@@ -19,8 +19,8 @@ use netplan::{
 };
 
 use super::{
-    NetworkConfig, addresses,
-    objects::{EndpointSlice, Namespace, NetworkPolicy, Node, Phase, Pod, Service},
+    addresses,
+    objects::{Endpoint, EndpointSlice, Namespace, NetworkPolicy, Node, Phase, Pod, Service},
     policies,
 };
 
@@ -30,7 +30,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// A kind that the cache holds.
 pub(super) trait Cached: Sized {
     /// Takes an object in; whether that changed anything for the network.
-    fn upsert(&self, cache: &mut Cache) -> bool;
+    fn upsert(this: &Arc<Self>, cache: &mut Cache) -> bool;
     /// Takes it out.
     fn delete(&self, cache: &mut Cache);
 }
@@ -61,7 +61,7 @@ struct CachedPod {
 
 #[derive(Debug)]
 struct CachedSlice {
-    source: EndpointSlice,
+    source: Arc<EndpointSlice>,
     joined: Option<Arc<snapshot::EndpointSlice>>,
 }
 
@@ -85,15 +85,20 @@ impl Default for Cache {
 
 impl Cache {
     /// What netplan compiles. The joins with pods are brought up to date first.
-    pub(super) fn snapshot(&mut self, config: &NetworkConfig, revision: u64) -> Snapshot {
-        self.join(&config.cluster.pod_cidrs);
+    pub(super) fn snapshot(
+        &mut self,
+        node: &Arc<str>,
+        cluster: &snapshot::Cluster,
+        revision: u64,
+    ) -> Snapshot {
+        self.join(&cluster.pod_cidrs);
         Snapshot {
             revision,
-            node: config.node.as_str().into(),
-            cluster: config.cluster.clone(),
+            node: Arc::clone(node),
+            cluster: cluster.clone(),
             nodes: self.nodes.values().cloned().collect(),
             namespaces: self.namespaces.values().cloned().collect(),
-            pods: self.pods.values().filter(|pod| pod.is_seen()).map(|pod| pod.pod.clone()).collect(),
+            pods: self.pods.values().filter(|pod| !pod.over).map(|pod| pod.pod.clone()).collect(),
             endpoints: self.endpoints.to_vec(),
             services: self.services.values().cloned().collect(),
             slices: self.slices.values().filter_map(|slice| slice.joined.clone()).collect(),
@@ -106,19 +111,20 @@ impl Cache {
         Some(self.pods.get(&ObjectKey::new(namespace, name))?.pod.uid.to_string())
     }
 
+    /// Whether a node is known.
+    pub(super) fn has_node(&self, name: &str) -> bool {
+        self.nodes.contains_key(&ObjectKey::new("", name))
+    }
+
     /// Joins the slices that changed, or whose pods did.
     fn join(&mut self, pod_cidrs: &[IpNet]) {
         let Cache { slices, by_address, pods, .. } = self;
+        let pods = Pods { pods, by_address, pod_cidrs };
         for slice in slices.values_mut().filter(|slice| slice.joined.is_none()) {
-            let pod = |address: &IpAddr| {
-                let keys = by_address.get(address)?;
-                keys.iter().filter_map(|key| pods.get(key)).find(|pod| !pod.over)
-            };
             let backends = slice.source.endpoints.iter().flat_map(|endpoint| {
                 let addresses = addresses(endpoint.addresses.iter().map(|address| &**address));
-                addresses
-                    .into_iter()
-                    .filter_map(move |address| backend(endpoint, address, pod(&address), pod_cidrs))
+                let namespace = &slice.source.metadata.namespace;
+                addresses.into_iter().filter_map(|address| pods.backend(namespace, endpoint, address))
             });
             slice.joined = slice_of(&slice.source, backends.collect()).map(Arc::new);
         }
@@ -160,12 +166,12 @@ fn remove_from(index: &mut HashMap<IpAddr, BTreeSet<ObjectKey>>, address: &IpAdd
 // === the kinds ===
 
 impl Cached for Pod {
-    fn upsert(&self, cache: &mut Cache) -> bool {
-        let key = self.metadata.key();
+    fn upsert(this: &Arc<Self>, cache: &mut Cache) -> bool {
+        let key = this.metadata.key();
         let new = CachedPod {
-            pod: Arc::new(pod_of(self)),
-            terminating: self.metadata.is_deleting(),
-            over: self.status.phase != Phase::Alive,
+            pod: Arc::new(pod_of(this)),
+            terminating: this.metadata.is_deleting(),
+            over: this.status.phase != Phase::Alive,
         };
         if let Some(old) = cache.pods.get(&key)
             && old.pod == new.pod
@@ -187,21 +193,14 @@ impl Cached for Pod {
     }
 }
 
-impl CachedPod {
-    /// Whether others may see it at its address.
-    fn is_seen(&self) -> bool {
-        !self.over
-    }
-}
-
 impl Cached for EndpointSlice {
-    fn upsert(&self, cache: &mut Cache) -> bool {
-        let key = self.metadata.key();
+    fn upsert(this: &Arc<Self>, cache: &mut Cache) -> bool {
+        let key = this.metadata.key();
         cache.forget_slice(&key);
-        for address in slice_addresses(self) {
+        for address in slice_addresses(this) {
             cache.backends.entry(address).or_default().insert(key.clone());
         }
-        cache.slices.insert(key, CachedSlice { source: self.clone(), joined: None });
+        cache.slices.insert(key, CachedSlice { source: Arc::clone(this), joined: None });
         true
     }
 
@@ -214,10 +213,10 @@ impl Cached for EndpointSlice {
 macro_rules! plain {
     ($($kind:ty: $table:ident, $convert:path;)*) => { $(
         impl Cached for $kind {
-            fn upsert(&self, cache: &mut Cache) -> bool {
-                let new = $convert(self);
+            fn upsert(this: &Arc<Self>, cache: &mut Cache) -> bool {
+                let new = $convert(this);
                 let table = &mut cache.$table;
-                let key = self.metadata.key();
+                let key = this.metadata.key();
                 if table.get(&key).is_some_and(|old| **old == new) {
                     return false;
                 }
@@ -330,27 +329,39 @@ fn slice_addresses(slice: &EndpointSlice) -> Vec<IpAddr> {
     addresses(slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).map(|address| &**address))
 }
 
-/// A backend as this node may use it; `None` while its pod is not known here.
-fn backend(
-    endpoint: &super::objects::Endpoint,
-    address: IpAddr,
-    pod: Option<&CachedPod>,
-    pod_cidrs: &[IpNet],
-) -> Option<Backend> {
-    let is_pod = pod_cidrs.iter().any(|cidr| cidr.contains(&address));
-    if is_pod && pod.is_none() {
-        return None;
+// === backends and their pods ===
+
+/// What backends are joined with.
+struct Pods<'a> {
+    pods: &'a HashMap<ObjectKey, CachedPod>,
+    by_address: &'a HashMap<IpAddr, BTreeSet<ObjectKey>>,
+    pod_cidrs: &'a [IpNet],
+}
+
+impl Pods<'_> {
+    /// A backend as this node may use it; `None` while its pod is not known here, or any more.
+    fn backend(&self, namespace: &str, endpoint: &Endpoint, address: IpAddr) -> Option<Backend> {
+        let pod = self.of_endpoint(namespace, endpoint, address);
+        let must_be_known = endpoint.is_pod() || self.pod_cidrs.iter().any(|cidr| cidr.contains(&address));
+        if must_be_known && pod.is_none() {
+            return None;
+        }
+        let ready = endpoint.conditions.ready.unwrap_or(true);
+        let serving = endpoint.conditions.serving.unwrap_or(ready);
+        let leaving = pod.is_some_and(|pod| pod.terminating);
+        let terminating = endpoint.conditions.terminating.unwrap_or(false) || leaving;
+        let node = endpoint.node_name.clone();
+        Some(Backend { address, node, ready: ready && !leaving, serving, terminating })
     }
-    let ready = endpoint.conditions.ready.unwrap_or(true);
-    let serving = endpoint.conditions.serving.unwrap_or(ready);
-    // A hostNetwork pod shares its address with others: only the slice can tell them apart.
-    let leaving = is_pod && pod.is_some_and(|pod| pod.terminating);
-    let terminating = endpoint.conditions.terminating.unwrap_or(false) || leaving;
-    Some(Backend {
-        address,
-        node: endpoint.node_name.clone(),
-        ready: ready && !leaving,
-        serving,
-        terminating,
-    })
+
+    /// The pod that an endpoint is: the one it names, or without a name the one that has its address alone.
+    fn of_endpoint(&self, namespace: &str, endpoint: &Endpoint, address: IpAddr) -> Option<&CachedPod> {
+        let has_it = |pod: &&CachedPod| !pod.over && pod.pod.addresses.contains(&address);
+        if let Some(target) = endpoint.target_ref.as_ref().filter(|_| endpoint.is_pod()) {
+            let same = |pod: &&CachedPod| target.uid.is_empty() || *target.uid == *pod.pod.uid;
+            return self.pods.get(&ObjectKey::new(namespace, &target.name)).filter(same).filter(has_it);
+        }
+        let keys = self.by_address.get(&address)?;
+        keys.iter().filter_map(|key| self.pods.get(key)).filter(|pod| !pod.pod.host_network).find(has_it)
+    }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Instant};
 use dataplane::PodDirectory;
 use netplan::{Plan, snapshot::LocalEndpoint};
 
-use super::State;
+use super::state::State;
 
 /// Answers CNI's threads from what the followers and the compiler share.
 pub(super) struct Directory(pub(super) Arc<State>);
@@ -31,17 +31,23 @@ impl PodDirectory for Directory {
         let mut inner = self.0.inner.lock();
         // The compiler takes the newest endpoints with its next round: this is one.
         inner.touch();
+        inner.waiting += 1;
         self.0.changed.notify_all();
-        while !inner.programmed.holds(endpoint) {
-            if self.0.changed.wait_until(&mut inner, deadline).timed_out() {
-                let why = match inner.unsynced {
-                    0 => "the agent has not seen the pod at the API server, or cannot write its maps",
-                    _ => "the agent has not read the cluster's state from the API server yet",
-                };
-                return Err(why.into());
-            }
+        let mut timed_out = false;
+        while !inner.programmed.holds(endpoint) && !timed_out && !inner.stopping {
+            timed_out = self.0.changed.wait_until(&mut inner, deadline).timed_out();
         }
-        Ok(())
+        inner.waiting -= 1;
+        if inner.programmed.holds(endpoint) {
+            return Ok(());
+        }
+        let unknown = inner.cache.uid(&endpoint.namespace, &endpoint.name).as_deref() != Some(&*endpoint.uid);
+        drop(inner);
+        let obstacle = self.0.obstacle.borrow().as_deref().map(str::to_owned);
+        let unseen = || "the API server has not told the agent of the pod, or it was deleted".to_owned();
+        Err(obstacle
+            .or_else(|| unknown.then(unseen))
+            .unwrap_or_else(|| "the agent is busy or stopping".to_owned()))
     }
 }
 

@@ -240,6 +240,19 @@ pub(super) struct Endpoint {
     #[serde(deserialize_with = "nullable")]
     pub(super) conditions: Conditions,
     pub(super) node_name: Option<Arc<str>>,
+    pub(super) target_ref: Option<TargetRef>,
+}
+
+/// Which object an endpoint is.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct TargetRef {
+    #[serde(deserialize_with = "nullable")]
+    pub(super) kind: Box<str>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) name: Box<str>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) uid: Box<str>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -357,6 +370,13 @@ client::resource!(Node: "" / "v1" / "nodes", "Node", cluster);
 client::resource!(Service: "" / "v1" / "services", "Service", namespaced);
 client::resource!(EndpointSlice: "discovery.k8s.io" / "v1" / "endpointslices", "EndpointSlice", namespaced);
 client::resource!(NetworkPolicy: "networking.k8s.io" / "v1" / "networkpolicies", "NetworkPolicy", namespaced);
+
+impl Endpoint {
+    /// Whether it says that it is a pod.
+    pub(super) fn is_pod(&self) -> bool {
+        self.target_ref.as_ref().is_some_and(|target| &*target.kind == "Pod")
+    }
+}
 
 impl From<RawPod> for Pod {
     fn from(mut raw: RawPod) -> Self {
