@@ -4,12 +4,13 @@
 //! walks of an object beside its schema, [`managers`] reads and writes the list of managers. [`update`] is what every
 //! write but an apply does; [`crate::patch::apply`] builds on the same parts.
 pub mod diff;
+mod fresh;
 pub mod managers;
 pub mod set;
 pub mod typed;
 
 use crate::field::ErrorList;
-use crate::object::{Object, Value};
+use crate::object::{Map, Object, Value};
 use crate::schema::Node;
 use crate::time::Time;
 
@@ -78,49 +79,81 @@ pub fn validate_manager(name: &str) -> ErrorList {
 /// A client may send managed fields of its own, which then stand instead of the stored ones; an empty list resets them.
 pub fn update(node: Node<'_>, live: Option<&Object>, new: &mut Object, writer: &Writer<'_>) {
     let sent = new.meta_mut().remove("managedFields");
-    let mut managers = starting_point(live, sent, writer.subresource);
-    // An existing object without managers was reset on purpose: it stays untracked until somebody applies.
-    if live.is_some() && managers.is_empty() {
+    let Some(live) = live else { return create(node, sent, new, writer) };
+    let stored = live.meta().get("managedFields");
+    let diff = Diff::between(node, live.value(), new.value());
+    if diff.is_empty() && (sent.is_none() || sent.as_ref() == stored || !writer.subresource.is_empty()) {
+        new.meta_mut().set("managedFields", stored.cloned().unwrap_or_default());
         return;
     }
-    record(node, live, new, writer, &mut managers);
+    let mut managers = starting_point(stored, sent, writer.subresource);
+    // An existing object without managers was reset on purpose: it stays untracked until somebody applies.
+    if managers.is_empty() {
+        return;
+    }
+    record(diff, writer, &mut managers);
     managers.cap();
     managers.write(new);
 }
 
-fn starting_point(live: Option<&Object>, sent: Option<Value>, subresource: &str) -> Managers {
-    let stored = || live.map(|live| Managers::read(live).unwrap_or_default()).unwrap_or_default();
-    match sent {
-        Some(Value::Array(entries)) if subresource.is_empty() => {
-            let blank = entries.iter().all(|entry| entry.as_object().is_none_or(|entry| entry.is_empty()));
-            match Managers::from_entries(&entries) {
-                _ if blank && entries.len() <= 1 => Managers::default(),
-                Ok(managers) if !managers.is_empty() => managers,
-                _ => stored(),
-            }
+/// Notes a create: all is the writer's, unless a client says who else wrote it.
+fn create(node: Node<'_>, sent: Option<Value>, new: &mut Object, writer: &Writer<'_>) {
+    let mut managers = starting_point(None, sent, writer.subresource);
+    if managers.is_empty() {
+        managers = first_manager(node, new, writer);
+    } else {
+        record(difference(node, new), writer, &mut managers);
+        managers.cap();
+    }
+    managers.write(new);
+}
+
+/// All of the object as one manager's.
+pub(crate) fn first_manager(node: Node<'_>, object: &Object, writer: &Writer<'_>) -> Managers {
+    let mut fields = fresh::owned_by_creator(node, object.value());
+    unowned().subtract_from_map(&mut fields);
+    let mut managers = Managers::default();
+    managers.set_stored(writer.manager(Operation::Update), fields, writer.now);
+    managers
+}
+
+fn starting_point(stored: Option<&Value>, sent: Option<Value>, subresource: &str) -> Managers {
+    let unchanged = sent.as_ref() == stored;
+    match (sent, stored) {
+        (Some(Value::Array(entries)), _) if unchanged => Managers::from_stored(entries).unwrap_or_default(),
+        (Some(Value::Array(entries)), _) if subresource.is_empty() && is_reset(&entries) => {
+            Managers::default()
         }
-        _ => stored(),
+        (Some(Value::Array(entries)), stored) if subresource.is_empty() => {
+            let sent = Managers::from_client(entries).filter(|managers| !managers.is_empty());
+            sent.unwrap_or_else(|| starting_point(stored, stored.cloned(), ""))
+        }
+        (_, Some(Value::Array(entries))) => Managers::from_stored(entries.clone()).unwrap_or_default(),
+        _ => Managers::default(),
     }
 }
 
+/// An empty list, or one blank entry, asks to forget all managers.
+fn is_reset(entries: &[Value]) -> bool {
+    entries.len() <= 1 && entries.iter().all(|entry| entry.as_object().is_some_and(Map::is_empty))
+}
+
+/// What an object is more than nothing.
+fn difference(node: Node<'_>, object: &Object) -> Diff {
+    Diff::between(node, &Value::Object(Map::new()), object.value())
+}
+
 /// Moves what changed from everybody else to the writer.
-pub(crate) fn record(
-    node: Node<'_>,
-    live: Option<&Object>,
-    new: &Object,
-    writer: &Writer<'_>,
-    managers: &mut Managers,
-) {
-    let nothing = Value::Object(crate::object::Map::new());
-    let diff = Diff::between(node, live.map_or(&nothing, Object::value), new.value());
+fn record(diff: Diff, writer: &Writer<'_>, managers: &mut Managers) {
     if diff.is_empty() {
         return;
     }
-    let mut changed = diff.changed();
-    managers.take_away(None, &changed, &diff.removed, writer.api_version);
+    let (mut changed, removed) = diff.into_changed_and_removed();
+    let manager = writer.manager(Operation::Update);
+    managers.take_away(&manager, &changed, &removed);
     changed.subtract(unowned());
     if !changed.is_empty() {
-        managers.give(writer.manager(Operation::Update), changed, writer.now);
+        managers.give(manager, changed, writer.now);
     }
 }
 

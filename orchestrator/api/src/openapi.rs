@@ -18,8 +18,10 @@ use crate::object::{Map, Value};
 use crate::registry::Registry;
 use crate::schema::{Body, DefinitionId, Schema, Type};
 
-/// The content type of the protobuf form of version 2.
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The content type of the protobuf form of version 2, for responses.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// What older clients call it in `Accept`; as a response's type they could not read it themselves.
+const V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 /// The version of the API that the documents name.
 const API_VERSION: &str = "v1.36.0";
 
@@ -68,6 +70,12 @@ pub fn v2_json(registry: &Registry) -> Bytes {
 /// `GET /openapi/v2` in protobuf.
 pub fn v2_protobuf(registry: &Registry) -> Bytes {
     gnostic::encode(&v2(registry)).into()
+}
+
+/// Whether an `Accept` header asks for the protobuf form of version 2.
+pub fn wants_v2_protobuf(accept: &str) -> bool {
+    let mut types = accept.split(',').map(|part| part.split(';').next().unwrap_or_default().trim());
+    types.any(|media_type| media_type == V2_PROTOBUF || media_type == V2_PROTOBUF_OLD)
 }
 
 /// The tag of a document, for `ETag` and `?hash=`.

@@ -2,15 +2,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::kind::Kind;
+use crate::kind::{Kind, Text};
 use crate::kinds;
 
 /// The kinds of one server.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     kinds: Vec<Arc<Kind>>,
-    by_resource: HashMap<(String, String, String), usize>,
-    by_kind: HashMap<(String, String, String), usize>,
+    /// By plural name and by kind; few groups share one. Looked up for every request, so without making keys.
+    by_resource: HashMap<Text, Vec<usize>>,
+    by_kind: HashMap<Text, Vec<usize>>,
 }
 
 impl Registry {
@@ -40,9 +41,8 @@ impl Registry {
 
     fn add(&mut self, kind: Arc<Kind>) {
         let position = self.kinds.len();
-        let (group, version) = (kind.group.to_string(), kind.version.to_string());
-        self.by_resource.insert((group.clone(), version.clone(), kind.plural.to_string()), position);
-        self.by_kind.insert((group, version, kind.kind.to_string()), position);
+        self.by_resource.entry(kind.plural.clone()).or_default().push(position);
+        self.by_kind.entry(kind.kind.clone()).or_default().push(position);
         self.kinds.push(kind);
     }
 
@@ -53,14 +53,18 @@ impl Registry {
 
     /// The kind served at a path.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
-        let key = (group.to_owned(), version.to_owned(), plural.to_owned());
-        self.by_resource.get(&key).map(|position| &self.kinds[*position])
+        self.find(self.by_resource.get(plural)?, group, version)
     }
 
     /// The kind of an object.
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
-        let key = (group.to_owned(), version.to_owned(), kind.to_owned());
-        self.by_kind.get(&key).map(|position| &self.kinds[*position])
+        self.find(self.by_kind.get(kind)?, group, version)
+    }
+
+    /// The last one added wins.
+    fn find(&self, positions: &[usize], group: &str, version: &str) -> Option<&Arc<Kind>> {
+        let kinds = positions.iter().rev().map(|position| &self.kinds[*position]);
+        kinds.into_iter().find(|kind| kind.group == group && kind.version == version)
     }
 
     /// The groups and versions served, in order, core first if it is there.

@@ -82,46 +82,110 @@ impl std::fmt::Display for Manager {
     }
 }
 
+/// The fields that a manager owns. Those that were stored stay in their JSON form while nobody needs more: most writes
+/// touch few fields of few managers.
+#[derive(Clone, Debug)]
+enum Fields {
+    /// As stored by us: canonical.
+    Stored(Map),
+    /// Read.
+    Read(FieldSet),
+}
+
+impl Fields {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Stored(map) => map.is_empty(),
+            Self::Read(set) => set.is_empty(),
+        }
+    }
+
+    fn to_set(&self) -> FieldSet {
+        match self {
+            Self::Stored(map) => FieldSet::from_map(map).unwrap_or_default(),
+            Self::Read(set) => set.clone(),
+        }
+    }
+
+    fn into_set(self) -> FieldSet {
+        match self {
+            Self::Stored(map) => FieldSet::from_map(&map).unwrap_or_default(),
+            Self::Read(set) => set,
+        }
+    }
+
+    fn into_json(self) -> Value {
+        match self {
+            Self::Stored(map) => Value::Object(map),
+            Self::Read(set) => set.to_json(),
+        }
+    }
+
+    fn subtract(&mut self, gone: &FieldSet) {
+        match self {
+            Self::Stored(map) => gone.subtract_from_map(map),
+            Self::Read(set) => set.subtract(gone),
+        }
+    }
+
+    fn contains(&self, fields: &FieldSet) -> bool {
+        match self {
+            Self::Stored(map) => fields.is_in_map(map),
+            Self::Read(_) => false,
+        }
+    }
+}
+
 /// What a manager owns, and since when.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owned {
-    /// The fields.
-    pub fields: FieldSet,
-    /// When it last wrote.
-    pub time: Option<Time>,
-    /// The group and version in which it last wrote.
-    pub api_version: String,
+#[derive(Clone, Debug)]
+struct Owned {
+    fields: Fields,
+    time: Option<Time>,
+    api_version: String,
 }
 
 /// All managers of an object.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Managers {
     entries: BTreeMap<Manager, Owned>,
 }
 
 impl Managers {
-    /// Reads the managers of an object; `None` if the list is malformed.
+    /// Reads the managers of a stored object; `None` if the list is malformed.
     pub fn read(object: &Object) -> Option<Self> {
-        Self::from_entries(object.meta().managed_fields()).ok()
+        Self::from_stored(object.meta().managed_fields().to_vec())
     }
 
-    /// Reads a list of entries; the error is the first entry that is malformed.
-    pub fn from_entries(entries: &[Value]) -> Result<Self, &Value> {
-        let entries = entries.iter().map(|entry| read_entry(entry).ok_or(entry));
-        let mut managers = Self::default();
-        for entry in entries {
-            let (manager, owned) = entry?;
-            managers.entries.insert(manager, owned);
+    /// Takes a list over that we stored; `None` if it is malformed.
+    pub fn from_stored(entries: Vec<Value>) -> Option<Self> {
+        let entries = entries.into_iter().map(take_entry);
+        Some(Self { entries: entries.collect::<Option<_>>()? })
+    }
+
+    /// Takes a list over that a client sent; `None` if it is malformed.
+    pub fn from_client(entries: Vec<Value>) -> Option<Self> {
+        let mut managers = Self::from_stored(entries)?;
+        for owned in managers.entries.values_mut() {
+            if let Fields::Stored(map) = &owned.fields {
+                owned.fields = Fields::Read(FieldSet::from_map(map)?);
+            }
         }
-        Ok(managers)
+        Some(managers)
     }
 
     /// Writes the list into the object, in Kubernetes' order.
-    pub fn write(&self, object: &mut Object) {
-        let mut entries: Vec<_> = self.entries.iter().filter(|(_, owned)| !owned.fields.is_empty()).collect();
-        entries.sort_by_key(|(manager, owned)| {
+    pub fn write(self, object: &mut Object) {
+        let mut entries: Vec<_> =
+            self.entries.into_iter().filter(|(_, owned)| !owned.fields.is_empty()).collect();
+        let key = |(manager, owned): &(Manager, Owned)| {
             let seconds = owned.time.map(|time| time.timestamp()).unwrap_or_default();
-            (manager.operation, seconds, &manager.name, &owned.api_version, &manager.subresource)
+            (manager.operation, seconds)
+        };
+        entries.sort_by(|a, b| {
+            let names = |(manager, owned): &(Manager, Owned)| {
+                (manager.name.clone(), owned.api_version.clone(), manager.subresource.clone())
+            };
+            key(a).cmp(&key(b)).then_with(|| names(a).cmp(&names(b)))
         });
         let entries = entries.into_iter().map(|(manager, owned)| write_entry(manager, owned)).collect();
         object.meta_mut().set("managedFields", Value::Array(entries));
@@ -132,14 +196,17 @@ impl Managers {
         self.entries.is_empty()
     }
 
-    /// What a manager owns.
-    pub fn get(&self, manager: &Manager) -> Option<&Owned> {
-        self.entries.get(manager)
+    /// What a manager owns, in which version it wrote that, and when.
+    pub fn get(&self, manager: &Manager) -> Option<(FieldSet, &str, Option<Time>)> {
+        let owned = self.entries.get(manager)?;
+        Some((owned.fields.to_set(), &owned.api_version, owned.time))
     }
 
-    /// All managers and what they own, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Manager, &Owned)> {
-        self.entries.iter()
+    /// All managers, what they own, and in which version they wrote that.
+    pub fn iter(&self) -> impl Iterator<Item = (&Manager, FieldSet, &str)> {
+        self.entries
+            .iter()
+            .map(|(manager, owned)| (manager, owned.fields.to_set(), owned.api_version.as_str()))
     }
 
     /// Replaces what a manager owns.
@@ -148,29 +215,41 @@ impl Managers {
         // The key keeps the first version it was made with: let it be the newest.
         self.entries.remove(&manager);
         if !fields.is_empty() {
-            self.entries.insert(manager, Owned { fields, time, api_version });
+            self.entries.insert(manager, Owned { fields: Fields::Read(fields), time, api_version });
+        }
+    }
+
+    /// Gives a manager fields that are in their JSON form already.
+    pub(super) fn set_stored(&mut self, manager: Manager, fields: Map, now: Time) {
+        let api_version = manager.api_version.clone();
+        if !fields.is_empty() {
+            self.entries
+                .insert(manager, Owned { fields: Fields::Stored(fields), time: Some(now), api_version });
         }
     }
 
     /// Adds fields to what a manager owns.
     pub fn give(&mut self, manager: Manager, fields: FieldSet, now: Time) {
-        let mut all = self.entries.get(&manager).map(|owned| owned.fields.clone()).unwrap_or_default();
+        if let Some(owned) = self.entries.get_mut(&manager).filter(|owned| owned.fields.contains(&fields)) {
+            owned.time = Some(now);
+            return;
+        }
+        let mut all = self.entries.remove(&manager).map(|owned| owned.fields.into_set()).unwrap_or_default();
         all.add(fields);
         self.set(manager, all, Some(now));
     }
 
-    /// Takes fields away from every manager of this version but `except`: those that changed and those that are gone.
-    pub fn take_away(
-        &mut self,
-        except: Option<&Manager>,
-        changed: &FieldSet,
-        removed: &FieldSet,
-        api_version: &str,
-    ) {
+    /// Takes fields away: what changed from every manager but `writer`, what is gone from every one (but an applier,
+    /// which is known to own just what it applied).
+    pub fn take_away(&mut self, writer: &Manager, changed: &FieldSet, removed: &FieldSet) {
         self.entries.retain(|manager, owned| {
-            if Some(manager) != except && owned.api_version == api_version {
-                owned.fields.subtract(changed);
-                owned.fields.subtract(removed);
+            if owned.api_version == writer.api_version {
+                if manager != writer {
+                    owned.fields.subtract(changed);
+                }
+                if manager != writer || manager.operation == Operation::Update {
+                    owned.fields.subtract(removed);
+                }
             }
             !owned.fields.is_empty()
         });
@@ -205,15 +284,16 @@ impl Managers {
                 api_version: version,
                 subresource: String::new(),
             };
-            let mut all = self.entries.get(&ancient).map(|owned| owned.fields.clone()).unwrap_or_default();
-            fields.into_iter().for_each(|owned| all.add(owned.fields));
+            let mut all =
+                self.entries.remove(&ancient).map(|owned| owned.fields.into_set()).unwrap_or_default();
+            fields.into_iter().for_each(|owned| all.add(owned.fields.into_set()));
             self.set(ancient, all, time);
             count -= 1;
         }
     }
 }
 
-fn read_entry(entry: &Value) -> Option<(Manager, Owned)> {
+fn take_entry(mut entry: Value) -> Option<(Manager, Owned)> {
     let operation = match entry.text("operation") {
         "Apply" => Operation::Apply,
         "Update" => Operation::Update,
@@ -225,27 +305,28 @@ fn read_entry(entry: &Value) -> Option<(Manager, Owned)> {
         api_version: entry.text("apiVersion").to_owned(),
         subresource: entry.text("subresource").to_owned(),
     };
-    let fields = match entry.at("fieldsV1") {
-        Some(fields) => FieldSet::from_json(fields)?,
-        None => FieldSet::default(),
-    };
     let time = entry.str_at("time").and_then(time::parse);
+    let fields = match entry.remove("fieldsV1") {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(fields)) => fields,
+        Some(_) => return None,
+    };
     let api_version = manager.api_version.clone();
-    Some((manager, Owned { fields, time, api_version }))
+    Some((manager, Owned { fields: Fields::Stored(fields), time, api_version }))
 }
 
-fn write_entry(manager: &Manager, owned: &Owned) -> Value {
-    let mut entry = Map::new();
-    entry.insert("manager".to_owned(), manager.name.as_str().into());
+fn write_entry(manager: Manager, owned: Owned) -> Value {
+    let mut entry = Map::with_capacity(7);
+    entry.insert("manager".to_owned(), manager.name.into());
     entry.insert("operation".to_owned(), manager.operation.as_str().into());
-    entry.insert("apiVersion".to_owned(), owned.api_version.as_str().into());
+    entry.insert("apiVersion".to_owned(), owned.api_version.into());
     if let Some(time) = owned.time {
         entry.insert("time".to_owned(), time::format(time).into());
     }
     entry.insert("fieldsType".to_owned(), "FieldsV1".into());
-    entry.insert("fieldsV1".to_owned(), owned.fields.to_json());
+    entry.insert("fieldsV1".to_owned(), owned.fields.into_json());
     if !manager.subresource.is_empty() {
-        entry.insert("subresource".to_owned(), manager.subresource.as_str().into());
+        entry.insert("subresource".to_owned(), manager.subresource.into());
     }
     Value::Object(entry)
 }

@@ -4,28 +4,28 @@
 //! `v:` an element by its value, `i:` by its position; `.` says that the element itself is in the set, not only
 //! something below it. The order is Kubernetes' own, so that equal sets have equal bytes.
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::field::quote;
+use crate::kind::Text;
 use crate::object::{Map, Value};
 
 /// One step on the way to a field.
 #[derive(Clone, Debug)]
 pub enum Element {
-    /// A field or a map's key.
-    Field(String),
+    /// A field or a map's key. Declared fields borrow their name from the schema.
+    Field(Text),
     /// A list's element, by its keys in order of their names.
-    Keys(Vec<(String, Value)>),
+    Keys(Vec<(Text, Value)>),
     /// A list's element, by its value.
-    Value(Value),
+    Value(Box<Value>),
     /// A list's element, by its position.
     Index(i64),
 }
 
-impl From<&str> for Element {
-    fn from(name: &str) -> Self {
-        Self::Field(name.to_owned())
+impl From<&'static str> for Element {
+    fn from(name: &'static str) -> Self {
+        Self::Field(Text::Borrowed(name))
     }
 }
 
@@ -39,12 +39,20 @@ impl Element {
         }
     }
 
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         match self {
-            Self::Field(name) => format!("f:{name}"),
+            Self::Field(name) => ["f:", name].concat(),
             Self::Keys(keys) => {
-                let map: Map = keys.iter().cloned().collect();
-                format!("k:{}", Value::Object(map))
+                let mut out = String::with_capacity(32);
+                out.push_str("k:{");
+                for (index, (name, value)) in keys.iter().enumerate() {
+                    out.push_str(if index > 0 { ",\"" } else { "\"" });
+                    out.push_str(name);
+                    out.push_str("\":");
+                    out.push_str(&value.to_string());
+                }
+                out.push('}');
+                out
             }
             Self::Value(value) => format!("v:{value}"),
             Self::Index(index) => format!("i:{index}"),
@@ -54,14 +62,15 @@ impl Element {
     fn decode(text: &str) -> Option<Self> {
         let (kind, rest) = text.split_once(':')?;
         match kind {
-            "f" => Some(Self::Field(rest.to_owned())),
+            "f" => Some(Self::Field(Text::Owned(rest.to_owned()))),
             "k" => {
                 let map: Map = serde_json::from_str(rest).ok()?;
-                let mut keys: Vec<_> = map.into_iter().collect();
+                let mut keys: Vec<_> =
+                    map.into_iter().map(|(name, value)| (Text::Owned(name), value)).collect();
                 keys.sort_by(|a, b| a.0.cmp(&b.0));
                 (!keys.is_empty()).then_some(Self::Keys(keys))
             }
-            "v" => serde_json::from_str(rest).ok().map(Self::Value),
+            "v" => serde_json::from_str(rest).ok().map(Box::new).map(Self::Value),
             "i" => rest.parse().ok().map(Self::Index),
             _ => None,
         }
@@ -156,21 +165,38 @@ impl Entry {
     }
 }
 
-/// A set of fields. Holds no empty entries.
+/// A set of fields: entries sorted by element, none of them empty. A sorted list rather than a tree because sets are
+/// small, many, and made in one go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSet {
-    entries: BTreeMap<Element, Entry>,
+    entries: Vec<(Element, Entry)>,
 }
 
 impl FieldSet {
+    /// A set of these entries, in any order; entries of one element are united.
+    pub fn of(mut entries: Vec<(Element, Entry)>) -> Self {
+        entries.retain(|(_, entry)| !entry.is_empty());
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if entries.windows(2).all(|pair| pair[0].0 != pair[1].0) {
+            return Self { entries };
+        }
+        let mut set = Self::default();
+        entries.into_iter().for_each(|(element, entry)| set.put(element, entry));
+        set
+    }
+
     /// Whether nothing is in the set.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
+    fn position(&self, element: &Element) -> Result<usize, usize> {
+        self.entries.binary_search_by(|(own, _)| own.cmp(element))
+    }
+
     /// What is in the set at and below `element`.
     pub fn get(&self, element: &Element) -> Option<&Entry> {
-        self.entries.get(element)
+        self.position(element).ok().map(|at| &self.entries[at].1)
     }
 
     /// Whether `element` itself is in the set.
@@ -180,12 +206,12 @@ impl FieldSet {
 
     /// The entries, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&Element, &Entry)> {
-        self.entries.iter()
+        self.entries.iter().map(|(element, entry)| (element, entry))
     }
 
     /// The entries, to change them. The caller must not empty one.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Element, &mut Entry)> {
-        self.entries.iter_mut()
+        self.entries.iter_mut().map(|(element, entry)| (&*element, entry))
     }
 
     /// Adds what `entry` holds at and below `element`.
@@ -193,15 +219,27 @@ impl FieldSet {
         if entry.is_empty() {
             return;
         }
-        let own = self.entries.entry(element).or_default();
-        own.member |= entry.member;
-        own.below.add(entry.below);
+        match self.position(&element) {
+            Ok(at) => {
+                let own = &mut self.entries[at].1;
+                own.member |= entry.member;
+                own.below.add(entry.below);
+            }
+            Err(at) => self.entries.insert(at, (element, entry)),
+        }
     }
 
     /// Adds the field that `path` leads to, not those on the way.
     pub fn insert(&mut self, path: &[Element]) {
         if let [element, rest @ ..] = path {
-            let entry = self.entries.entry(element.clone()).or_default();
+            let at = match self.position(element) {
+                Ok(at) => at,
+                Err(at) => {
+                    self.entries.insert(at, (element.clone(), Entry::default()));
+                    at
+                }
+            };
+            let entry = &mut self.entries[at].1;
             match rest {
                 [] => entry.member = true,
                 rest => entry.below.insert(rest),
@@ -241,8 +279,8 @@ impl FieldSet {
         if other.is_empty() {
             return;
         }
-        self.entries.retain(|element, own| {
-            if let Some(other) = other.entries.get(element) {
+        self.entries.retain_mut(|(element, own)| {
+            if let Some(other) = other.get(element) {
                 change(own, other);
             }
             !own.is_empty()
@@ -255,7 +293,7 @@ impl FieldSet {
         let (small, large) =
             if self.entries.len() <= other.entries.len() { (self, other) } else { (other, self) };
         let both = small.entries.iter().filter_map(|(element, a)| {
-            let b = large.entries.get(element)?;
+            let b = large.get(element)?;
             let entry = Entry { member: a.member && b.member, below: a.below.intersection(&b.below) };
             (!entry.is_empty()).then(|| (element.clone(), entry))
         });
@@ -282,32 +320,71 @@ impl FieldSet {
 
     /// The JSON form.
     pub fn to_json(&self) -> Value {
-        let fields = self.entries.iter().map(|(element, entry)| {
-            let mut value = Map::new();
-            if entry.member && !entry.below.is_empty() {
-                value.insert(".".to_owned(), Value::Object(Map::new()));
+        Value::Object(self.to_map(false))
+    }
+
+    fn to_map(&self, dot: bool) -> Map {
+        let mut map = Map::with_capacity(self.entries.len() + usize::from(dot));
+        if dot {
+            map.insert(".".to_owned(), Value::Object(Map::new()));
+        }
+        for (element, entry) in &self.entries {
+            let below = entry.below.to_map(entry.member && !entry.below.is_empty());
+            map.insert(element.encode(), Value::Object(below));
+        }
+        map
+    }
+
+    /// Whether all of it is in a set in its JSON form.
+    pub(super) fn is_in_map(&self, map: &Map) -> bool {
+        self.entries.iter().all(|(element, entry)| match map.get(&element.encode()) {
+            Some(Value::Object(own)) => {
+                (!entry.member || own.is_empty() || own.contains_key(".")) && entry.below.is_in_map(own)
             }
-            if let Value::Object(below) = entry.below.to_json() {
-                value.extend(below);
+            _ => false,
+        })
+    }
+
+    /// Takes its members away from a set in its JSON form; what is below one of them stays.
+    pub(super) fn subtract_from_map(&self, map: &mut Map) {
+        for (element, entry) in &self.entries {
+            let key = element.encode();
+            let Some(Value::Object(own)) = map.get_mut(&key) else { continue };
+            let was_leaf = own.is_empty();
+            let member = (was_leaf || own.contains_key(".")) && !entry.member;
+            own.shift_remove(".");
+            entry.below.subtract_from_map(own);
+            match (member, own.is_empty()) {
+                (false, true) => {
+                    map.shift_remove(&key);
+                }
+                // Something is left below: the dot says that the element itself is still a member.
+                (true, false) => {
+                    own.shift_insert(0, ".".to_owned(), Value::Object(Map::new()));
+                }
+                _ => {}
             }
-            (element.encode(), Value::Object(value))
-        });
-        Value::Object(fields.collect())
+        }
     }
 
     /// Reads the JSON form; `None` if it is malformed.
     pub fn from_json(value: &Value) -> Option<Self> {
-        let mut set = FieldSet::default();
-        for (key, value) in value.as_object()? {
+        Self::from_map(value.as_object()?)
+    }
+
+    /// Reads the JSON form; `None` if it is malformed.
+    pub(super) fn from_map(map: &Map) -> Option<Self> {
+        let mut entries = Vec::with_capacity(map.len());
+        for (key, value) in map {
             if key == "." {
                 continue;
             }
             let below = FieldSet::from_json(value)?;
             // Without a dot inside, an element is a member only if nothing else is said about it.
             let member = value.get(".").is_some() || below.is_empty();
-            set.put(Element::decode(key)?, Entry { member, below });
+            entries.push((Element::decode(key)?, Entry { member, below }));
         }
-        Some(set)
+        Some(Self::of(entries))
     }
 }
 
@@ -367,7 +444,7 @@ mod tests {
         prop::collection::vec(path, 0..6).prop_map(|paths| {
             let mut set = FieldSet::default();
             for path in paths {
-                let path: Vec<Element> = path.iter().map(|name| name.as_str().into()).collect();
+                let path: Vec<Element> = path.into_iter().map(|name| Element::Field(name.into())).collect();
                 set.insert(&path);
             }
             set
@@ -389,6 +466,10 @@ mod tests {
             let mut difference = a.clone();
             difference.subtract(&b);
             prop_assert_eq!(members(&difference), members_a.difference(&members_b).cloned().collect());
+            let mut json = a.to_json();
+            b.subtract_from_map(json.as_object_mut().unwrap());
+            prop_assert_eq!(&json, &difference.to_json());
+            prop_assert_eq!(b.is_in_map(a.to_json().as_object().unwrap()), members_b.is_subset(&members_a));
             prop_assert_eq!(FieldSet::from_json(&a.to_json()), Some(a));
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::set::{Element, Entry, FieldSet};
+use crate::kind::Text;
 use crate::object::{Map, Value};
 use crate::schema::{ListType, Node, Shape};
 
@@ -35,23 +36,28 @@ pub(super) fn walk(node: Option<Node<'_>>) -> Walk<'_> {
 pub(super) fn element_of(list: Node<'_>, item: &Value) -> Option<Element> {
     match list.list_type() {
         ListType::Atomic => None,
-        ListType::Set => {
-            (!item.is_object() && !item.is_array() && !item.is_null()).then(|| Element::Value(item.clone()))
-        }
+        ListType::Set => (!item.is_object() && !item.is_array() && !item.is_null())
+            .then(|| Element::Value(Box::new(item.clone()))),
         ListType::Map(keys) => {
             let item = item.as_object()?;
             let element = list.element()?;
             let default = |key: &str| element.child(key)?.field_facts()?.default.as_deref().cloned();
-            let mut found: Vec<(String, Value)> = keys
-                .iter()
-                .filter_map(|key| {
-                    let value = item.get(key.as_ref()).cloned().or_else(|| default(key))?;
-                    Some((key.to_string(), value))
-                })
-                .collect();
+            let values = keys.iter().filter_map(|key| {
+                let value = item.get(key.as_ref()).cloned().or_else(|| default(key))?;
+                Some((key.clone(), value))
+            });
+            let mut found: Vec<(Text, Value)> = values.collect();
             found.sort_by(|a, b| a.0.cmp(&b.0));
             (!found.is_empty()).then_some(Element::Keys(found))
         }
+    }
+}
+
+/// The element of a field or map entry; a declared field's name is the schema's.
+pub(super) fn field_element(child: Option<&Node<'_>>, name: &str) -> Element {
+    match child.and_then(|child| child.field_facts()) {
+        Some(field) => Element::Field(field.name.clone()),
+        None => Element::Field(Text::Owned(name.to_owned())),
     }
 }
 
@@ -77,14 +83,14 @@ fn entry_of(node: Option<Node<'_>>, value: &Value) -> Entry {
         (Walk::Leaf, _) => Entry { member: true, below: FieldSet::default() },
         (Walk::Map(node), Value::Object(map)) => {
             let declared = matches!(node.shape(), Shape::Struct(_));
-            let mut below = FieldSet::default();
-            for (name, value) in map {
-                let mut entry = entry_of(node.child(name), value);
+            let entries = map.iter().map(|(name, value)| {
+                let child = node.child(name);
+                let mut entry = entry_of(child, value);
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                 entry.member |= empty || !declared;
-                below.put(name.as_str().into(), entry);
-            }
-            Entry { member: false, below }
+                (field_element(child.as_ref(), name), entry)
+            });
+            Entry { member: false, below: FieldSet::of(entries.collect()) }
         }
         (Walk::List(node), Value::Array(list)) => Entry { member: false, below: list_fields(node, list) },
         _ => Entry::default(),
@@ -274,10 +280,9 @@ fn remove_below(node: Option<Node<'_>>, value: Value, gone: &FieldSet) -> Option
     match (walk(node), value) {
         (Walk::Map(node), Value::Object(map)) => {
             let fields = map.into_iter().filter_map(|(name, value)| {
-                let element = Element::Field(name);
-                let value = remove_entry(node.child_of(&element), value, gone.get(&element))?;
-                let Element::Field(name) = element else { return None };
-                Some((name, value))
+                let child = node.child(&name);
+                let entry = gone.get(&field_element(child.as_ref(), &name));
+                Some((name, remove_entry(child, value, entry)?))
             });
             let left: Map = fields.collect();
             (!left.is_empty()).then_some(Value::Object(left))

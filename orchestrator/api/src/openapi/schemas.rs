@@ -28,7 +28,10 @@ pub fn reference(name: &str, dialect: Dialect) -> Value {
 
 fn definition_schema(schema: &Schema, definition: &Definition, dialect: Dialect) -> Value {
     let mut out = Map::new();
-    out.insert("description".to_owned(), descriptions::of_definition(definition).into());
+    let description = descriptions::of_definition(definition);
+    if !description.is_empty() {
+        out.insert("description".to_owned(), description.into());
+    }
     match &definition.body {
         Body::Whole(whole) => extend(&mut out, type_schema(schema, whole, dialect)),
         Body::Fields(fields) => {

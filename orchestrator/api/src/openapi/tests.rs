@@ -133,6 +133,15 @@ fn the_protobuf_form_holds_the_same() {
 }
 
 #[test]
+fn both_names_of_the_protobuf_form_are_known() {
+    assert!(wants_v2_protobuf("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"));
+    assert!(wants_v2_protobuf(
+        "application/json, application/com.github.proto-openapi.spec.v2.v1.0+protobuf;q=0.9"
+    ));
+    assert!(!wants_v2_protobuf("application/json"));
+}
+
+#[test]
 fn sizes_are_bounded() {
     let registry = Registry::builtin();
     assert!(v2_json(&registry).len() < 2 << 20);

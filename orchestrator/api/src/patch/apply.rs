@@ -5,7 +5,7 @@ use crate::managed_fields::diff::Diff;
 use crate::managed_fields::managers::{Manager, Managers, Operation};
 use crate::managed_fields::set::{Element, FieldSet, display_path};
 use crate::managed_fields::typed::{fields_of, merge, remove, with_declared_parents};
-use crate::managed_fields::{Writer, record, unowned};
+use crate::managed_fields::{Writer, first_manager, unowned};
 use crate::object::{Json, Map, Object, Value};
 use crate::schema::Node;
 use crate::status::{ApiError, Cause};
@@ -40,7 +40,7 @@ pub fn apply(
     base.meta_mut().remove("managedFields");
     if managers.is_empty() && live.is_some() {
         let before = Writer { name: BEFORE_FIRST_APPLY, ..*writer };
-        record(node, None, &base, &before, &mut managers);
+        managers = first_manager(node, &base, &before);
     }
     let merge = Merge { node, base: &base, config, writer, reset };
     let outcome = match merge.run(managers.clone(), force) {
@@ -91,27 +91,31 @@ impl Merge<'_> {
             .map_err(|error| Failure::Malformed(format!("failed to create typed patch object: {error}")))?;
         let mut wanted = fields_of(self.node, self.config.value());
         wanted.subtract_trees(self.reset);
-        let last = managers.get(&manager).cloned();
+        let last = managers.get(&manager).map(|(fields, version, time)| (fields, version.to_owned(), time));
         managers.set(manager.clone(), wanted.clone(), None);
         let object = match &last {
-            Some(last) if last.api_version == self.writer.api_version => {
-                self.prune(merged, &managers, &last.fields)
+            Some((fields, version, _)) if version == self.writer.api_version => {
+                self.prune(merged, &managers, fields)
             }
             _ => merged,
         };
-        let diff = Diff::between(self.node, self.base.value(), &object);
-        let mut changed = diff.changed();
+        let diff = Diff::with_opened(self.node, self.base.value(), &object);
+        let unchanged = diff.is_empty();
+        let opened = diff.opened.clone();
+        let (mut changed, removed) = diff.into_changed_and_removed();
         changed.subtract_trees(self.reset);
         let mut disputed = changed.clone();
-        disputed.subtract(&diff.opened);
+        disputed.subtract(&opened);
         let conflicts = self.conflicts(&manager, &managers, &disputed);
         if !force && !conflicts.is_empty() {
             return Err(Failure::Conflicts(conflicts));
         }
-        managers.take_away(Some(&manager), &changed, &diff.removed, self.writer.api_version);
+        managers.take_away(&manager, &changed, &removed);
         wanted.subtract(unowned());
-        let same = last.as_ref().is_some_and(|last| last.fields == wanted && diff.is_empty());
-        let time = if same { last.and_then(|last| last.time) } else { Some(self.writer.now) };
+        let time = match last {
+            Some((fields, _, time)) if unchanged && fields == wanted => time,
+            _ => Some(self.writer.now),
+        };
         managers.set(manager, wanted, time);
         let object = Object::from_value(object)
             .map_err(|_| Failure::Malformed("the applied configuration is no object".to_owned()))?;
@@ -121,8 +125,8 @@ impl Merge<'_> {
     fn conflicts(&self, manager: &Manager, managers: &Managers, disputed: &FieldSet) -> Conflicts {
         let others = managers
             .iter()
-            .filter(|(other, owned)| *other != manager && owned.api_version == self.writer.api_version);
-        let conflicts = others.map(|(other, owned)| (other.clone(), owned.fields.intersection(disputed)));
+            .filter(|(other, _, version)| *other != manager && *version == self.writer.api_version);
+        let conflicts = others.map(|(other, fields, _)| (other.clone(), fields.intersection(disputed)));
         conflicts.filter(|(_, fields)| !fields.is_empty()).collect()
     }
 
@@ -135,8 +139,8 @@ impl Merge<'_> {
         let all = parents(&fields_of(node, &merged));
         // Back comes what somebody owns, the manager's new configuration included.
         let mut kept = parents(&fields_of(node, &pruned));
-        for (_, owned) in managers.iter() {
-            kept.add(parents(&owned.fields));
+        for (_, fields, _) in managers.iter() {
+            kept.add(parents(&fields));
         }
         let mut gone = all.clone();
         gone.subtract(&kept);

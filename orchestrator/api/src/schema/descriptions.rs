@@ -20,12 +20,17 @@ fn key(name: &str) -> String {
     if name.starts_with("*.") { name.to_owned() } else { full_name(name) }
 }
 
-/// What a definition is for.
+/// What a definition is for; empty where the fields of that type say enough.
 pub fn of_definition(definition: &Definition) -> String {
-    let found = TABLE.get(definition.name.as_ref()).map(|sentence| (*sentence).to_owned());
-    found.unwrap_or_else(|| {
-        format!("{} {}.", article(definition.short_name()), words(definition.short_name()))
-    })
+    if let Some(sentence) = TABLE.get(definition.name.as_ref()) {
+        return (*sentence).to_owned();
+    }
+    let name = definition.short_name();
+    match name.strip_suffix("List") {
+        _ if definition.kinds.is_empty() => String::new(),
+        Some(item) => format!("A list of {item} objects."),
+        None => format!("{} {}.", article(name), words(name)),
+    }
 }
 
 /// What a field is for.
@@ -160,7 +165,11 @@ mod tests {
     fn every_field_says_something() {
         let schema = Schema::builtin();
         for definition in schema.definitions() {
-            assert!(!of_definition(definition).is_empty());
+            assert!(
+                definition.kinds.is_empty() || of_definition(definition).ends_with('.'),
+                "{}",
+                definition.name
+            );
             for field in definition.fields() {
                 assert!(
                     of_field(schema, definition, field).ends_with('.'),
