@@ -65,7 +65,8 @@ impl Write<'_> {
         for own in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
             meta.remove(own);
         }
-        meta.set_uid(&uuid::Uuid::new_v4().to_string());
+        // Version 7 begins with the time in milliseconds: what `creationTimestamp` is too coarse for, `bowsprit why` reads there.
+        meta.set_uid(&uuid::Uuid::now_v7().to_string());
         meta.set_creation_timestamp(&time::format(self.now));
         meta.set_generation(generation);
     }

@@ -1,10 +1,8 @@
 //! The real kubectl against the server, with its default options.
 
-mod support;
-
 use std::time::Duration;
 
-use support::Server;
+use crate::support::Server;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 const MAP: &str = "

@@ -1,9 +1,7 @@
 //! Services, pods, accounts, nodes: what the server adds, allocates and allows.
 
-mod support;
-
+use crate::support::{Answer, Server};
 use serde_json::{Value, json};
-use support::{Answer, Server};
 
 const DEFAULT: &str = "/api/v1/namespaces/default";
 

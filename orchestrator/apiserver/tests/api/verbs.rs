@@ -1,9 +1,7 @@
 //! What each verb does, asked in process.
 
-mod support;
-
+use crate::support::Server;
 use serde_json::{Value, json};
-use support::Server;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 

@@ -1,10 +1,9 @@
 //! The socket: who gets in, what is refused, what nobody can hold up, and streams to agents.
 
-mod support;
-
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::support::Server;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -14,7 +13,6 @@ use hyper_util::rt::TokioIo;
 use pki::tls::{ClientAuth, ServingCertificate};
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
-use support::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};

@@ -1,19 +1,17 @@
 //! The server over a real etcd, and over a store that is away.
 
-mod support;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::support::{Server, open_store};
 use serde_json::{Value, json};
 use store::{
     EngineConfig, KeyRange, LeaseId, RangeOptions, RangeResult, Revision, Store, StoreConfig, StoreError,
     Txn, TxnResult, WatchStream,
 };
-use support::{Server, open_store};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
