@@ -1,3 +1,5 @@
+use proptest::arbitrary::any as arbitrary;
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -67,8 +69,8 @@ fn malformed_bodies() {
         error(("", "v1", "Secret"), r#"{"data":{"a":"b!"}}"#).contains("illegal base64 data at input byte 1")
     );
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    assert!(any(deep.as_bytes(), Format::Json).unwrap_err().contains("recursion limit"));
-    assert!(any(deep.as_bytes(), Format::Yaml).is_err());
+    assert!(super::any(deep.as_bytes(), Format::Json).unwrap_err().contains("recursion limit"));
+    assert!(super::any(deep.as_bytes(), Format::Yaml).is_err());
 }
 
 #[test]
@@ -151,4 +153,75 @@ fn a_patched_tree_is_checked_too() {
     assert!(error.message().ends_with("strict decoding error: unknown field \"spec.foo\""));
     let decoded = check(tree, &target, FieldValidation::Ignore).unwrap();
     assert_eq!(decoded.object.get("spec"), Some(&json!({})));
+}
+
+fn a_tree() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        arbitrary::<bool>().prop_map(Value::from),
+        arbitrary::<i64>().prop_map(Value::from),
+        (-2.0..2.0).prop_map(Value::from),
+        "[0-9a-zG.:i-]{0,6}".prop_map(Value::from),
+        Just(Value::from("2026-01-01T00:00:00+01:00")),
+    ];
+    let names = prop::sample::select(vec![
+        "metadata",
+        "spec",
+        "status",
+        "labels",
+        "containers",
+        "ports",
+        "name",
+        "containerPort",
+        "resources",
+        "limits",
+        "template",
+        "replicas",
+        "creationTimestamp",
+        "unknown",
+        "selector",
+        "httpGet",
+        "livenessProbe",
+        "port",
+    ]);
+    leaf.prop_recursive(6, 40, 4, move |inner| {
+        prop_oneof![
+            3 => prop::collection::vec((names.clone(), inner.clone()), 0..4)
+                .prop_map(|fields| Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())),
+            1 => prop::collection::vec(inner, 0..3).prop_map(Value::Array),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_normal_form_is_one(tree in a_tree()) {
+        for kind in ["Pod", "Service", "Node"] {
+            let target = Target::new("", "v1", kind);
+            if let Ok(once) = check(tree.clone(), &target, FieldValidation::Ignore) {
+                let twice = check(once.object.value().clone(), &target, FieldValidation::Strict);
+                prop_assert_eq!(twice.unwrap().object, once.object);
+            }
+        }
+    }
+
+    #[test]
+    fn json_and_trees_are_read_alike(tree in a_tree()) {
+        let target = Target::new("apps", "v1", "Deployment");
+        let text = tree.to_string();
+        let read = |result: Result<Decoded, ApiError>| result.map(|decoded| decoded.object).map_err(|error| error.to_string());
+        let from_text = read(decode(text.as_bytes(), Format::Json, &target, FieldValidation::Strict));
+        prop_assert_eq!(from_text, read(check(tree, &target, FieldValidation::Strict)));
+    }
+
+    #[test]
+    fn no_body_brings_the_reader_down(body in prop::collection::vec(arbitrary::<u8>(), 0..200), text in "[-{}\\[\\]:,\"a-c \n&*|>%@`'0-9]{0,80}") {
+        let target = Target::new("", "v1", "Pod");
+        for body in [&body[..], text.as_bytes()] {
+            for format in [Format::Json, Format::Yaml] {
+                let _ = decode(body, format, &target, FieldValidation::Warn);
+                let _ = super::any(body, format);
+            }
+        }
+    }
 }
