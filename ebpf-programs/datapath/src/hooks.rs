@@ -1,6 +1,6 @@
 //! The hooks: how a packet that comes in is decided, from its first byte to its verdict.
 
-use abi::{Config, Hook, Port};
+use abi::{Config, Hook, Port, Reason};
 
 use crate::address::Address;
 use crate::answer::{answer, is_answered};
@@ -86,7 +86,10 @@ pub fn refuse<F: Family, P: Packet, T: Tables<F>, O: Observer>(
 ) -> Verdict {
     let Some(code) = verdict.dropped() else { return verdict };
     let Some(flow) = cx.tables.flow() else { return verdict };
-    event::dropped::<F, T>(cx.tables, flow, hook, cx.packet.ifindex(), code);
+    // Every pod with IPv6 asks for routers and joins groups: counted, but no news.
+    if code.word() >> 24 != Reason::LocalScope as u32 {
+        event::dropped::<F, T>(cx.tables, flow, hook, cx.packet.ifindex(), code);
+    }
     if !is_answered(code) || hook == Hook::OverlayIngress as u8 {
         return verdict;
     }

@@ -3,10 +3,14 @@
 //!
 //! They need root. Devices are made in a network namespace of the test's own thread and vanish with it.
 
+#[path = "packets/cost.rs"]
+mod cost;
 #[path = "packets/differential.rs"]
 mod differential;
 #[path = "packets/kernel.rs"]
 mod kernel;
+#[path = "packets/network.rs"]
+mod network;
 #[path = "packets/sockets.rs"]
 mod sockets;
 #[path = "packets/tables.rs"]

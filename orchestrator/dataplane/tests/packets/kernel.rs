@@ -187,6 +187,22 @@ impl Kernel {
         Bench::<F>::decide(self, hook, packet)
     }
 
+    /// Nanoseconds that a program takes for a packet, by BPF_PROG_TEST_RUN's own clock: redirection is not in them.
+    pub fn cost(&self, hook: Hook, packet: &Bytes, repeat: u32) -> u32 {
+        let Some(Program::SchedClassifier(program)) = self.ebpf.program(program_of(hook)) else {
+            panic!("{hook:?} is loaded")
+        };
+        let mut context = [0u8; SKB_SIZE];
+        context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&packet.ifindex.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(&packet.frame),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        program.test_run(options).expect("the program runs").duration.as_nanos() as u32
+    }
+
     /// Runs a program once.
     fn run(&self, name: &str, packet: &mut Bytes) -> (u32, Verdict) {
         let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
