@@ -36,7 +36,8 @@ pub async fn run(ctx: Context) {
         deployments: deployments.store().clone(),
         sets: sets.store().clone(),
         pods: pods.store().clone(),
-        written: Written::default(),
+        written_sets: Written::default(),
+        written_status: Written::default(),
         queue: WorkQueue::default(),
     };
     deployments.synced().await;
@@ -62,7 +63,9 @@ struct Controller<'a> {
     deployments: Arc<Store<Deployment>>,
     sets: Arc<Store<ReplicaSet>>,
     pods: Arc<Store<Pod>>,
-    written: Written<ObjectKey>,
+    /// Writes of sets, which the cache of sets shows, and of status, which the cache of Deployments shows.
+    written_sets: Written<ObjectKey>,
+    written_status: Written<ObjectKey>,
     queue: WorkQueue<ObjectKey>,
 }
 
@@ -93,7 +96,9 @@ impl Controller<'_> {
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(deployment) = self.deployments.get(&key) else { return Ok(Next::Done) };
-        if !self.written.is_seen(&key, &self.sets) || !self.written.is_seen(&key, &self.deployments) {
+        if !self.written_sets.is_seen(&key, &self.sets)
+            || !self.written_status.is_seen(&key, &self.deployments)
+        {
             return Ok(Next::Done);
         }
         if deployment.spec.selector.parsed.is_everything() {
@@ -137,7 +142,7 @@ impl Controller<'_> {
     }
 
     fn note(&self, deployment: &Deployment, revision: client::Revision) {
-        self.written.note(&deployment.metadata.key(), revision);
+        self.written_sets.note(&deployment.metadata.key(), revision);
     }
 
     // === doing ===
@@ -301,7 +306,7 @@ impl Controller<'_> {
             .await
         {
             // Progress is measured against the status: the next look must see this one.
-            Ok(written) => self.note(deployment, written.metadata.resource_version),
+            Ok(written) => self.written_status.note(&meta.key(), written.metadata.resource_version),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }

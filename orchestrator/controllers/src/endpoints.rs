@@ -3,7 +3,7 @@
 //! What should be there is computed by [`wanted`]; [`pack`] brings the slices there with few writes: an endpoint that
 //! stays keeps its slice. Endpoints on a node that has fallen silent leave at once, unless no others would be left: a
 //! silent node may still serve, nothing certainly does not.
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use client::{DeleteOptions, Error, Informer, Meta, ObjectKey, OwnerReference, informer::Store};
 use serde_json::{Map, Value, json};
@@ -111,7 +111,7 @@ impl Controller<'_> {
     }
 
     fn liveness_changed(&self, old: &Liveness, new: &Liveness) {
-        old.changed(new).into_iter().for_each(|node| self.add_services_on(node));
+        liveness::changed(old, new).into_iter().for_each(|node| self.add_services_on(node));
     }
 
     fn add_services_on(&self, node: &str) {
@@ -132,7 +132,7 @@ impl Controller<'_> {
         }
         let pods: Vec<_> =
             self.pods.in_namespace(&key.namespace).into_iter().filter(|pod| selects(&service, pod)).collect();
-        let lost: BTreeSet<Box<str>> = self.ctx.liveness.borrow().lost.keys().cloned().collect();
+        let lost = liveness::silent(&self.ctx.liveness.borrow());
         let groups = wanted(&service, &pods, &self.nodes, &lost);
         let ours = self.slices.by_index("service", &key.to_string());
         let ours: Vec<_> = ours.into_iter().filter(|slice| is_ours(&slice.metadata)).collect();

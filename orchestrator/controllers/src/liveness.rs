@@ -5,26 +5,23 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
-/// The state of all links. A node in neither set has not been heard of since this server started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Liveness {
-    /// Nodes that are heard of.
-    pub connected: BTreeSet<Box<str>>,
-    /// Nodes that have fallen silent, and since when.
-    pub lost: BTreeMap<Box<str>, Instant>,
-}
+/// Whether each node is heard of, by name. A node that is not in it has no link, to this server or to any other.
+pub type Liveness = BTreeMap<String, bool>;
 
 /// The state of all links as it changes.
 pub type LivenessReceiver = watch::Receiver<Arc<Liveness>>;
 
-impl Liveness {
-    /// Nodes whose loss differs between two states.
-    pub fn changed<'a>(&'a self, other: &'a Self) -> BTreeSet<&'a str> {
-        let of = |a: &'a Self, b: &'a Self| a.lost.keys().filter(|node| !b.lost.contains_key(*node));
-        of(self, other).chain(of(other, self)).map(|node| &**node).collect()
-    }
+/// Nodes that have fallen silent.
+pub(crate) fn silent(links: &Liveness) -> BTreeSet<Box<str>> {
+    links.iter().filter(|(_, heard)| !**heard).map(|(node, _)| node.as_str().into()).collect()
+}
+
+/// Nodes of which two states tell different things.
+pub(crate) fn changed<'a>(a: &'a Liveness, b: &'a Liveness) -> BTreeSet<&'a str> {
+    let of = |a: &'a Liveness, b: &'a Liveness| a.iter().filter(|(node, heard)| b.get(*node) != Some(*heard));
+    of(a, b).chain(of(b, a)).map(|(node, _)| node.as_str()).collect()
 }
 
 /// Calls `change` with the old and the new state, for ever.

@@ -102,9 +102,9 @@ impl Controller<'_> {
         };
         let inside =
             found.iter().filter(|each| each.resource.namespaced && each.has("list") && each.has("delete"));
-        let emptied = stream::iter(inside)
-            .map(|each| async move { (&each.resource, self.empty_resource(each, name).await) });
-        let results: Vec<_> = emptied.buffer_unordered(REQUESTS_MAX).collect().await;
+        // Collected first: an iterator over borrowed resources in a future would keep the future from being Send.
+        let emptied: Vec<_> = inside.map(|each| self.empty_resource(each, name)).collect();
+        let results: Vec<_> = stream::iter(emptied).buffer_unordered(REQUESTS_MAX).collect().await;
         for (resource, result) in results {
             report.add(resource, result);
         }
@@ -112,8 +112,16 @@ impl Controller<'_> {
         report
     }
 
-    /// What is left of one resource.
-    async fn empty_resource(&self, each: &Discovered, namespace: &str) -> Result<Vec<PartialObject>, Error> {
+    async fn empty_resource<'r>(
+        &self,
+        each: &'r Discovered,
+        namespace: &str,
+    ) -> (&'r ApiResource, Result<Vec<PartialObject>, Error>) {
+        (&each.resource, self.try_empty(each, namespace).await)
+    }
+
+    /// Deletes all of one resource; returns what is left of it.
+    async fn try_empty(&self, each: &Discovered, namespace: &str) -> Result<Vec<PartialObject>, Error> {
         let (client, resource) = (&self.ctx.client, &each.resource);
         let list = || async {
             let all = ListOptions::default();

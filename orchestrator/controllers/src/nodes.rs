@@ -5,10 +5,7 @@
 //! [`crate::endpoints`]); where a node has no link to this server, its lease tells, on this process's own clock.
 //!
 //! From silence to replacement: [`health::LINK_GRACE`] + [`evict::LOST_TOLERATION`] and one scheduling, under 15 s.
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use client::{
@@ -61,6 +58,7 @@ pub async fn run(ctx: Context) {
         nodes: nodes.store().clone(),
         pods: pods.store().clone(),
         started: Instant::now(),
+        lost: Mutex::default(),
         leases: Mutex::default(),
         taints_seen: Mutex::default(),
         queue: WorkQueue::default(),
@@ -89,6 +87,8 @@ struct Controller<'a> {
     nodes: Arc<Store<Node>>,
     pods: Arc<Store<Pod>>,
     started: Instant,
+    /// Since when links are silent.
+    lost: Mutex<HashMap<Box<str>, Instant>>,
     /// When each lease was last seen to change.
     leases: Mutex<HashMap<Box<str>, Instant>>,
     /// When taints that do not say it themselves were first seen, by node.
@@ -100,6 +100,7 @@ impl Controller<'_> {
     // === changes ===
 
     fn forget(&self, node: &str) {
+        self.lost.lock().remove(node);
         self.leases.lock().remove(node);
         self.taints_seen.lock().remove(node);
     }
@@ -128,9 +129,13 @@ impl Controller<'_> {
     }
 
     fn liveness_changed(&self, old: &Liveness, new: &Liveness) {
-        let mut changed: BTreeSet<&str> = new.changed(old);
-        changed.extend(new.connected.symmetric_difference(&old.connected).map(|node| &**node));
-        changed.into_iter().for_each(|node| self.queue.add(ObjectKey::new("", node)));
+        for node in liveness::changed(old, new) {
+            match new.get(node) {
+                Some(false) => _ = self.lost.lock().entry(node.into()).or_insert_with(Instant::now),
+                _ => _ = self.lost.lock().remove(node),
+            }
+            self.queue.add(ObjectKey::new("", node));
+        }
     }
 
     // === doing ===
@@ -152,10 +157,9 @@ impl Controller<'_> {
 
     fn heard(&self, node: &Node) -> Heard {
         let name = &node.metadata.name;
-        let links = self.ctx.liveness.borrow();
         Heard {
-            connected: links.connected.contains(name),
-            lost_since: links.lost.get(name).copied(),
+            connected: self.ctx.liveness.borrow().get(&**name) == Some(&true),
+            lost_since: self.lost.lock().get(name).copied(),
             lease: self.leases.lock().get(name).copied().unwrap_or(self.started),
         }
     }
@@ -182,23 +186,28 @@ impl Controller<'_> {
     async fn mark_pods(&self, node: &str) -> Result<(), Error> {
         let ready =
             self.pods.by_index("node", node).into_iter().filter(|pod| pod.is_ready() && pod.is_active());
-        let marks = ready.map(|pod| async move {
-            let mut ready = condition(&pod.status.conditions, "Ready").cloned().unwrap_or_default();
-            ready.status = "False".into();
-            ready.last_transition_time = Some(Utc::now());
-            let meta = &pod.metadata;
-            let change = json!({ "metadata": { "uid": meta.uid }, "status": { "conditions": [condition_json(&ready)] } });
-            let resource = <Pod as client::Resource>::api_resource();
-            let (namespace, name) = (&meta.namespace, &meta.name);
-            let patched =
-                self.ctx.client.patch_as::<PartialObject>(&resource, Patch::Strategic, namespace, name, Some("status"), &change);
-            match patched.await {
-                Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
-                _ => Ok(()),
-            }
-        });
+        // Collected first: an iterator over borrowed pods in a future would keep the future from being Send.
+        let marks: Vec<_> = ready.map(|pod| self.mark_pod(pod)).collect();
         let results: Vec<_> = stream::iter(marks).buffer_unordered(REQUESTS_MAX).collect().await;
         results.into_iter().collect()
+    }
+
+    async fn mark_pod(&self, pod: Arc<Pod>) -> Result<(), Error> {
+        let mut ready = condition(&pod.status.conditions, "Ready").cloned().unwrap_or_default();
+        ready.status = "False".into();
+        ready.last_transition_time = Some(Utc::now());
+        let meta = &pod.metadata;
+        let change =
+            json!({ "metadata": { "uid": meta.uid }, "status": { "conditions": [condition_json(&ready)] } });
+        let resource = <Pod as client::Resource>::api_resource();
+        let (client, namespace, name) = (&self.ctx.client, &meta.namespace, &meta.name);
+        let patched = client
+            .patch_as::<PartialObject>(&resource, Patch::Strategic, namespace, name, Some("status"), &change)
+            .await;
+        match patched {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn write_taints(&self, node: &Node) -> Result<(), Error> {
@@ -235,7 +244,7 @@ impl Controller<'_> {
                 Some(at) => next = next.sooner(Next::After((at - now).to_std().unwrap_or_default())),
             }
         }
-        let deletions = due.iter().map(|pod| self.delete(pod));
+        let deletions: Vec<_> = due.into_iter().map(|pod| self.delete(pod)).collect();
         let results: Vec<_> = stream::iter(deletions).buffer_unordered(REQUESTS_MAX).collect().await;
         results.into_iter().collect::<Result<(), _>>()?;
         Ok(next)
@@ -266,14 +275,14 @@ impl Controller<'_> {
         !self.nodes.all().iter().any(|other| other.metadata.name != node.metadata.name && ready(other))
     }
 
-    async fn delete(&self, pod: &Arc<Pod>) -> Result<(), Error> {
+    async fn delete(&self, pod: Arc<Pod>) -> Result<(), Error> {
         let meta = &pod.metadata;
         match self.ctx.client.delete::<Pod>(&meta.namespace, &meta.name, &DeleteOptions::uid(&meta.uid)).await
         {
             Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
             _ => {
                 let message = format!("Marking for deletion Pod {}", meta.key());
-                self.ctx.recorder.normal(ObjectReference::of(&**pod), "TaintManagerEviction", message);
+                self.ctx.recorder.normal(ObjectReference::of(&*pod), "TaintManagerEviction", message);
                 Ok(())
             }
         }

@@ -133,7 +133,8 @@ impl Controller<'_> {
         if plan.create > 0 {
             failure = failure.or(self.create(set, plan.create.min(BURST_MAX)).await);
         }
-        let deletions = plan.delete.iter().take(BURST_MAX).map(|pod| self.delete(set, pod));
+        // Collected first: an iterator over borrowed pods in a future would keep the future from being Send.
+        let deletions: Vec<_> = plan.delete.iter().take(BURST_MAX).map(|pod| self.delete(set, pod)).collect();
         let results: Vec<_> = stream::iter(deletions).buffer_unordered(REQUESTS_MAX).collect().await;
         failure.or(results.into_iter().find_map(Result::err))
     }

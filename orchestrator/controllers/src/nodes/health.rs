@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use crate::objects::{Condition, Node, condition};
 
-/// Silence of a link until its node counts as gone. An agent that is restarted is back within two seconds; its endpoints
-/// have left meanwhile, its pods need not.
-pub const LINK_GRACE: Duration = Duration::from_secs(4);
+/// Time from a link's loss until its node counts as gone. The link server has then waited for an agent that restarts;
+/// this is for a machine that was only too busy for a moment. Its endpoints have left meanwhile, its pods need not.
+pub const LINK_GRACE: Duration = Duration::from_secs(2);
 /// Age of a lease until a node without link counts as gone: four of its renewals, as in Kubernetes.
 pub const LEASE_GRACE: Duration = Duration::from_secs(40);
 /// Why a condition is unknown.
@@ -90,7 +90,7 @@ mod tests {
             assert_eq!(judge(&heard, at(now)), expected, "{heard:?} at {now}");
         };
         check(true, None, 0, 1000, Verdict::Heard);
-        check(false, Some(100), 95, 101, look(3));
+        check(false, Some(100), 95, 101, look(1));
         check(false, Some(100), 95, 104, Verdict::Gone);
         check(false, Some(100), 105, 110, look(35));
         check(false, None, 100, 110, look(30));
