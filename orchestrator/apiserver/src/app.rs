@@ -24,6 +24,7 @@ use crate::cache::Feed;
 use crate::config::Config;
 use crate::handlers;
 use crate::handlers::discovery::Documents;
+use crate::housekeeping;
 use crate::metrics::Metrics;
 use crate::nodelink::Hub;
 use crate::proxy::Agents;
@@ -89,6 +90,8 @@ pub struct Api {
     pub(crate) hub: Arc<Hub>,
     pub(crate) agents: Agents,
     pub(crate) documents: Documents,
+    /// Where `status.phase` is among the selectable fields of namespaces.
+    pub(crate) phase_of_namespaces: Option<usize>,
     listens: SocketAddr,
 }
 
@@ -177,6 +180,7 @@ impl ApiServer {
             hub: hub.clone(),
             agents: Agents::new(&ca, &client)?,
             documents: Documents::default(),
+            phase_of_namespaces: resources.field("", "namespaces", "status.phase"),
             listens,
             config,
             registry,
@@ -187,6 +191,7 @@ impl ApiServer {
         alloc::repair::run(&api).await?;
         bootstrap::run(&api).await?;
         tokio::spawn(servers.run(api.clone(), stop.clone()));
+        tokio::spawn(housekeeping::run(api.clone(), stop.clone()));
         let server = Server::new(Arc::new(api.clone()), tls, draining.clone());
         for listener in listeners {
             tokio::spawn(server.clone().accept(listener));

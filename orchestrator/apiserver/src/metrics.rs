@@ -20,6 +20,8 @@ pub struct Metrics {
     pub watches: IntGaugeVec,
     /// Events sent to watchers, by resource.
     pub watch_events: IntCounterVec,
+    /// Objects in the cache, by resource and group.
+    pub objects: IntGaugeVec,
     /// Connections that pass bytes between clients and agents.
     pub streams: IntGauge,
     /// Times that a write was tried again because the object had changed.
@@ -68,6 +70,11 @@ impl Metrics {
                 "apiserver_watch_events_total",
                 "Events sent to watchers, by resource.",
                 &["resource"],
+            ),
+            objects: registry.gauge_vec(
+                "apiserver_storage_objects",
+                "Objects stored, by resource and group.",
+                &["resource", "group"],
             ),
             streams: registry.gauge(
                 "apiserver_streams",

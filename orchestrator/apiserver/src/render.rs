@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::body::Body;
 use crate::cache::Entry;
+use crate::compress::Large;
 use crate::negotiate::{Accepted, Encoding, Shape};
 use crate::read::list::Page;
 use crate::resources::Resource;
@@ -184,7 +185,9 @@ fn plain_list(resource: &Resource, page: Page) -> Response<Body> {
     let stream = futures::stream::iter(
         list.map(|piece| Ok::<_, std::convert::Infallible>(http_body::Frame::data(piece))),
     );
-    response::json(StatusCode::OK, Body::stream(http_body_util::StreamBody::new(stream)))
+    let mut response = response::json(StatusCode::OK, Body::stream(http_body_util::StreamBody::new(stream)));
+    response.extensions_mut().insert(Large);
+    response
 }
 
 /// A list's JSON, piece by piece, so that its size in memory is that of one piece.

@@ -64,6 +64,12 @@ impl Resources {
         same.iter().find(|resource| resource.kind.group == group)?.cache.as_ref()
     }
 
+    /// The place of a selectable field among the extracted keys of a resource.
+    pub fn field(&self, group: &str, plural: &str, field: &str) -> Option<usize> {
+        let resource = self.by_plural.get(plural)?.iter().find(|resource| resource.kind.group == group)?;
+        resource.stored.selectable_fields.iter().position(|own| own.name == field)
+    }
+
     /// All resources.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.all.iter()

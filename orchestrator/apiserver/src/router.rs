@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::app::Api;
 use crate::authz::{self, Selectors};
 use crate::body::Body;
+use crate::compress::compress;
 use crate::handlers;
 use crate::options::Query;
 use crate::request_info::{RequestInfo, Verb};
@@ -96,6 +97,7 @@ async fn handle(api: &Arc<Api>, request: Request<Body>) -> Response<Body> {
     };
     inflight.dec();
     let response = answer.unwrap_or_else(|error| response::error(&error));
+    let response = if long { response } else { compress(&parts, response) };
     let verb = info.verb.as_str();
     // Only names of resources that exist become labels.
     let known = api.resources.find(&info.group, &info.version, &info.resource).is_some();

@@ -29,8 +29,6 @@ const PROGRESS_AFTER: Duration = Duration::from_millis(20);
 const WAIT_MAX: Duration = Duration::from_secs(3);
 /// Pause between attempts to reach a store that does not answer.
 const RETRY: Duration = Duration::from_millis(250);
-/// How often quiet resources let go of old events.
-const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Who is told of keys that are no objects, such as claims of addresses.
 pub trait Sink: Send + Sync + 'static {
@@ -163,9 +161,8 @@ impl Feed {
     }
 
     async fn run(&self, mut stream: WatchStream) {
-        let mut trim = tokio::time::interval(TRIM_INTERVAL);
         loop {
-            let error = self.follow(stream, &mut trim).await;
+            let error = self.follow(stream).await;
             tracing::warn!(error = error.to_string(), "the watch of the store ended; reconnecting");
             stream = self.resume().await;
         }
@@ -186,21 +183,14 @@ impl Feed {
         }
     }
 
-    async fn follow(&self, stream: WatchStream, trim: &mut tokio::time::Interval) -> StoreError {
+    async fn follow(&self, stream: WatchStream) -> StoreError {
         let mut stream = stream.ready_chunks(BATCH);
-        loop {
-            let items = tokio::select! {
-                items = stream.next() => items,
-                _ = trim.tick() => {
-                    self.resources.values().for_each(|cache| cache.trim());
-                    continue;
-                }
-            };
-            let Some(items) = items else { return StoreError::Closed };
+        while let Some(items) = stream.next().await {
             if let Err(error) = self.apply(items) {
                 return error;
             }
         }
+        StoreError::Closed
     }
 
     fn apply(&self, items: Vec<Result<WatchItem, StoreError>>) -> Result<(), StoreError> {

@@ -164,7 +164,7 @@ impl ResourceCache {
     }
 
     /// Lets go of old events of a resource that is quiet now.
-    pub(super) fn trim(&self) {
+    pub fn trim(&self) {
         self.state.write().trim(Instant::now());
     }
 }

@@ -13,6 +13,7 @@ use tower::ServiceExt;
 
 use crate::app::Api;
 use crate::body::Body;
+use crate::compress::compress;
 use crate::response;
 
 /// The Kubernetes version that clients are told.
@@ -36,10 +37,10 @@ pub async fn handle(api: &Arc<Api>, parts: Parts, body: Body) -> http::Response<
     {
         return response::error(&error);
     }
-    let request = Request::from_parts(parts, axum::body::Body::new(body));
+    let request = Request::from_parts(parts.clone(), axum::body::Body::new(body));
     let routes = api.routes.clone().with_state(api.clone());
     match routes.oneshot(request).await {
-        Ok(response) => response.map(Body::stream),
+        Ok(response) => compress(&parts, response.map(Body::stream)),
     }
 }
 

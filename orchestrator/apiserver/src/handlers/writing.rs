@@ -73,14 +73,19 @@ pub async fn update(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiEr
     call.view()?;
     let mut write = call.write()?;
     let format = Format::of(&call.parts.headers)?;
-    let mut object = write.decode(&gather(body).await?, format)?;
+    let bytes = gather(body).await?;
+    let mut object = write.decode(&bytes, format)?;
     write.check_place(&mut object)?;
-    let replacement = object.clone();
-    let written = write.update(Mode::Replace, &mut |_, _| Ok(replacement.clone())).await?;
-    let written = match written {
+    // Decoded again only when the object changed in between and this was right all the same.
+    let mut first = Some(object);
+    let mut source = |write: &mut Write<'_>, _: &Object| match first.take() {
+        Some(object) => Ok(object),
+        None => write.decode(&bytes, format),
+    };
+    let written = match write.update(Mode::Replace, &mut source).await? {
         Some(written) => written,
         None if call.info.subresource.is_empty() && call.resource.kind.strategy.allow_create_on_update() => {
-            let mut object = object;
+            let mut object = write.decode(&bytes, format)?;
             object.meta_mut().remove("resourceVersion");
             write.create(object).await?
         }

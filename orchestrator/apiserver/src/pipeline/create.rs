@@ -5,6 +5,7 @@ use api::{ApiError, Object};
 use super::commit::Outcome;
 use super::{ATTEMPTS_MAX, Write, Written, encode, rules, stamp};
 use crate::admission::{self, Operation};
+use crate::alloc::is_service;
 
 // === impl Write ===
 
@@ -48,8 +49,11 @@ impl Write<'_> {
         }
         let name = object.meta().name().to_owned();
         let key = self.key(object.meta().namespace(), &name);
+        // Only what claims addresses can be contended, and so come here twice.
+        let again = is_service(kind);
+        let mut object = Some(object);
         for _ in 0..ATTEMPTS_MAX {
-            let mut object = object.clone();
+            let Some(mut object) = (if again { object.clone() } else { object.take() }) else { break };
             let claim = self.api.allocators.claim(self.api, &resource, &mut object, None).await?;
             let value = encode::encode(&mut object);
             if self.options.dry_run {

@@ -1,5 +1,7 @@
 //! Update: whatever changes an object that exists - replacing it, patches, apply, and subresources - through all stages.
 
+use std::borrow::Cow;
+
 use api::{ApiError, Object};
 
 use super::commit::Outcome;
@@ -76,13 +78,14 @@ impl Write<'_> {
     ) -> Result<Attempt, ApiError> {
         let resource = self.resource.clone();
         let (kind, subresource) = (&*resource.kind, self.info.subresource.as_str());
-        let mut old = current.object.clone();
+        let mut old = Cow::Borrowed(&current.object);
         if resource.is_view() {
-            kind.strategy.from_stored(&mut old);
+            kind.strategy.from_stored(old.to_mut());
         }
-        let mut new = source(self, &old)?;
+        let old = &*old;
+        let mut new = source(self, old)?;
         self.check_place(&mut new)?;
-        self.check_preconditions(&new, &old)?;
+        self.check_preconditions(&new, old)?;
         if mode == Mode::Replace
             && new.meta().resource_version().is_empty()
             && !kind.strategy.allow_unconditional_update()
@@ -94,15 +97,15 @@ impl Write<'_> {
         if mode == Mode::Internal {
             return self.finish(new, current).await;
         }
-        stamp::carry_over(&mut new, &old);
-        rules::prepare_update(kind, subresource, &mut new, &old);
+        stamp::carry_over(&mut new, old);
+        rules::prepare_update(kind, subresource, &mut new, old);
         rules::default(kind, &mut new);
-        rules::count_generation(kind, subresource, &mut new, &old);
-        admission::admit(self, Operation::Update, &mut new, Some(&old)).await?;
-        rules::validate_update(kind, subresource, &new, &old)?;
-        let warnings = kind.strategy.warnings(&new, Some(&old));
+        rules::count_generation(kind, subresource, &mut new, old);
+        admission::admit(self, Operation::Update, &mut new, Some(old)).await?;
+        rules::validate_update(kind, subresource, &new, old)?;
+        let warnings = kind.strategy.warnings(&new, Some(old));
         if mode != Mode::Apply {
-            self.own(&mut new, Some(&old));
+            self.own(&mut new, Some(old));
         }
         if resource.is_view() {
             kind.strategy.to_stored(&mut new);
