@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::objects::{ConfigMap, Pod, PodRef, Secret, Service};
 
+pub mod api;
 pub mod fake;
 
 /// Severity of an Event.

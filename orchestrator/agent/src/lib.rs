@@ -1,11 +1,13 @@
 //! The node: pods over CRI, volumes, probes, logs, exec, node status; API objects -> netplan's snapshot.
 
+mod agent;
 pub mod cgroups;
 pub mod cluster;
 pub mod env;
 pub mod logs;
 pub mod metrics;
 pub mod network;
+pub mod node;
 pub mod objects;
 pub mod pods;
 pub mod resources;
@@ -13,3 +15,5 @@ pub mod runtime;
 pub mod server;
 pub mod slots;
 pub mod volumes;
+
+pub use agent::{Agent, AgentError, Config, Deps};

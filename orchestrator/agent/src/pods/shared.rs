@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use client::ObjectKey;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -165,7 +166,7 @@ pub struct ContainerView {
 /// The pods of this node, by namespace and name.
 #[derive(Clone, Default)]
 pub struct Views {
-    pods: Arc<Mutex<HashMap<(String, String), Arc<PodView>>>>,
+    pods: Arc<Mutex<HashMap<ObjectKey, Arc<PodView>>>>,
 }
 
 // === impl Views ===
@@ -173,7 +174,7 @@ pub struct Views {
 impl Views {
     /// A pod.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<PodView>> {
-        self.pods.lock().get(&(namespace.to_owned(), name.to_owned())).cloned()
+        self.pods.lock().get(&ObjectKey::new(namespace, name)).cloned()
     }
 
     /// All pods.
@@ -183,7 +184,7 @@ impl Views {
 
     /// Shows a pod. One that is `leaving` does not take the place of a newer one of the same name.
     pub(super) fn set(&self, view: PodView, leaving: bool) {
-        let key = (view.reference.namespace.clone(), view.reference.name.clone());
+        let key = ObjectKey::new(&view.reference.namespace, &view.reference.name);
         let mut pods = self.pods.lock();
         let other = pods.get(&key).is_some_and(|held| held.reference.uid != view.reference.uid);
         if !(leaving && other) {
@@ -193,7 +194,7 @@ impl Views {
 
     /// Forgets a pod, unless a newer one of the same name has taken its place.
     pub(super) fn remove(&self, pod: &PodRef) {
-        let key = (pod.namespace.clone(), pod.name.clone());
+        let key = ObjectKey::new(&pod.namespace, &pod.name);
         let mut pods = self.pods.lock();
         if pods.get(&key).is_some_and(|view| view.reference.uid == pod.uid) {
             pods.remove(&key);
@@ -212,7 +213,7 @@ mod tests {
         assert!(routes.owner(&oom).is_none());
         assert!(routes.owner(&RuntimeEvent::OutOfMemory { id: "c2".into() }).is_none());
         let (sender, _inputs) = mpsc::channel(1);
-        assert_eq!(routes.claim("c1", sender.clone()), [oom.clone()]);
+        assert_eq!(routes.claim("c1", sender.clone()), std::slice::from_ref(&oom));
         assert!(routes.claim("c1", sender).is_empty());
         assert!(routes.owner(&oom).is_some());
         routes.release("c1");

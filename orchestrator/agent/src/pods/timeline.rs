@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use client::ObjectKey;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -117,7 +118,7 @@ fn milliseconds(duration: Duration) -> u64 {
 /// The timelines of the pods on this node, by namespace and name.
 #[derive(Clone, Default)]
 pub struct Timelines {
-    pods: Arc<Mutex<HashMap<(String, String), Timeline>>>,
+    pods: Arc<Mutex<HashMap<ObjectKey, Timeline>>>,
 }
 
 // === impl Timelines ===
@@ -125,18 +126,18 @@ pub struct Timelines {
 impl Timelines {
     /// Files a pod's timeline; it replaces that of an earlier pod of the same name.
     pub fn insert(&self, namespace: &str, name: &str, timeline: Timeline) {
-        self.pods.lock().insert((namespace.to_owned(), name.to_owned()), timeline);
+        self.pods.lock().insert(ObjectKey::new(namespace, name), timeline);
     }
 
     /// A pod's timeline. The network part records its stage (`address`) through this.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Timeline> {
-        self.pods.lock().get(&(namespace.to_owned(), name.to_owned())).cloned()
+        self.pods.lock().get(&ObjectKey::new(namespace, name)).cloned()
     }
 
     /// Forgets a pod's timeline, unless a newer pod of the same name has filed its own.
     pub fn remove(&self, namespace: &str, name: &str, timeline: &Timeline) {
         let mut pods = self.pods.lock();
-        let key = (namespace.to_owned(), name.to_owned());
+        let key = ObjectKey::new(namespace, name);
         if pods.get(&key).is_some_and(|held| Arc::ptr_eq(&held.inner, &timeline.inner)) {
             pods.remove(&key);
         }
