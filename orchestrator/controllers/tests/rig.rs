@@ -39,6 +39,7 @@ pub struct Cluster {
     pub bound: Bound,
     pub admin: Client,
     pub metrics: telemetry::Registry,
+    pub pki: ClusterPki,
     nodes: BTreeMap<String, AbortHandle>,
     tasks: JoinSet<()>,
     _directory: tempfile::TempDir,
@@ -89,7 +90,7 @@ impl Cluster {
         let bound = ApiServer::build(config, deps).await.expect("the server starts");
         let admin = Client::new(bound.service.clone(), UserInfo::new("admin", ["system:masters"]));
         let (nodes, tasks) = (BTreeMap::new(), JoinSet::new());
-        Self { bound, admin, metrics, nodes, tasks, _directory: directory }
+        Self { bound, admin, metrics, pki, nodes, tasks, _directory: directory }
     }
 
     pub fn client(&self, user: &str) -> Client {
