@@ -4,6 +4,7 @@
 //! unix socket, prints the answer. Everything that can fail is on the agent's side, where it is logged with its cause.
 
 mod answer;
+mod loopback;
 mod plugin;
 mod request;
 mod server;
@@ -11,7 +12,8 @@ mod server;
 pub(crate) use self::answer::result;
 pub use self::{
     answer::{CniError, code},
-    plugin::plugin_main,
+    loopback::LOOPBACK,
+    plugin::{is_plugin_call, plugin_main},
     request::{Command, Request},
     server::{Handler, Server},
 };

@@ -14,6 +14,8 @@ mod error;
 mod events;
 mod ipam;
 mod loader;
+#[cfg(feature = "log")]
+mod logs;
 mod metrics;
 mod netlink;
 mod netns;
@@ -21,6 +23,7 @@ mod object;
 mod pods;
 mod probe;
 mod program;
+mod reader;
 mod sys;
 mod table;
 
@@ -39,7 +42,7 @@ use self::{
     cni::CniError,
     conntrack::{Collector, Connections},
     devices::{NodeDevices, PodLink},
-    events::Reader,
+    events::Events,
     ipam::{Ipam, Record},
     loader::Loader,
     metrics::{PacketCollector, PacketCounters},
@@ -63,7 +66,7 @@ pub struct Dataplane {
     shared: Arc<Shared>,
     metrics: Metrics,
     counters: Arc<PacketCounters>,
-    events: Reader,
+    events: Events,
     cni: Mutex<Option<cni::Server>>,
     _collector: Collector,
     _lock: Flock<File>,
@@ -102,7 +105,7 @@ impl Dataplane {
         metrics.fill(&programmer.fill());
         let counters = Arc::new(PacketCounters::open(&directory)?);
         registry.register(PacketCollector(counters.clone()));
-        let events = Reader::start(&directory, metrics.clone())?;
+        let events = Events::start(&directory, metrics.clone())?;
         let shared = Arc::new(Shared {
             ipam,
             devices,

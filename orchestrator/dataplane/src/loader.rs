@@ -32,6 +32,8 @@ pub struct Loader {
     root: PathBuf,
     directory: PathBuf,
     programs: HashMap<&'static str, OwnedFd>,
+    #[cfg(feature = "log")]
+    _logs: crate::reader::Reader,
     /// Pins are made one at a time: a retried ADD must not race its predecessor.
     pinning: Mutex<()>,
 }
@@ -82,8 +84,17 @@ impl Loader {
             let program = program.ok_or_else(|| Error::Missing { kind: "program", name: (*name).into() })?;
             programs.insert(*name, load(name, program)?);
         }
+        #[cfg(feature = "log")]
+        let _logs = crate::logs::start(&mut ebpf)?;
         tracing::info!(programs = programs.len(), pins = %directory.display(), "eBPF programs are loaded");
-        Ok(Loader { root: config.bpffs.clone(), directory, programs, pinning: Mutex::new(()) })
+        Ok(Loader {
+            root: config.bpffs.clone(),
+            directory,
+            programs,
+            #[cfg(feature = "log")]
+            _logs,
+            pinning: Mutex::new(()),
+        })
     }
 
     /// Where maps are pinned.

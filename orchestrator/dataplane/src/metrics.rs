@@ -31,7 +31,7 @@ pub struct Metrics {
     apply: Histogram,
     programming: Histogram,
     shortfalls: IntGauge,
-    lost_readers: IntCounter,
+    unreadable: IntCounter,
 }
 
 /// Packets by reason and hook, as the programs count them: read when somebody asks.
@@ -88,8 +88,10 @@ impl Metrics {
                 "bowsprit_map_shortfalls",
                 "Maps that cannot hold what they should: what is missing is denied or rejected.",
             ),
-            lost_readers: registry
-                .counter("bowsprit_events_dropped_total", "Datapath events that no reader took in time."),
+            unreadable: registry.counter(
+                "bowsprit_events_unreadable_total",
+                "Datapath events of another version's programs.",
+            ),
         }
     }
 
@@ -115,8 +117,8 @@ impl Metrics {
         self.shortfalls.set(shortfalls as i64);
     }
 
-    pub(crate) fn event_lost(&self) {
-        self.lost_readers.inc();
+    pub(crate) fn event_unreadable(&self) {
+        self.unreadable.inc();
     }
 
     /// Records how long a change took from being seen to being in the kernel.

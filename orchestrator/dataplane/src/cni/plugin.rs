@@ -4,7 +4,7 @@ use std::{
     env,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     MESSAGE_BYTES_MAX,
     answer::{Answer, CniError, code, versions},
+    loopback::{self, LOOPBACK},
     request::Request,
 };
 
@@ -21,6 +22,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where the agent listens when the configuration does not say.
 const DEFAULT_SOCKET: &str = "/run/bowsprit/cni.sock";
+
+/// Whether a container runtime calls this process as a plugin: it says so in the environment.
+pub fn is_plugin_call() -> bool {
+    env::var_os("CNI_COMMAND").is_some()
+}
+
+fn is_loopback() -> bool {
+    env::args_os().next().is_some_and(|program| Path::new(&program).ends_with(LOOPBACK))
+}
 
 /// The whole plugin: returns the exit code.
 pub fn plugin_main() -> i32 {
@@ -31,6 +41,9 @@ pub fn plugin_main() -> i32 {
     // The one command that needs no agent: the runtime asks it to learn whether the plugin runs at all.
     if request.command == "VERSION" {
         return print(&Answer::Result(versions()), request.version());
+    }
+    if is_loopback() {
+        return print(&loopback::answer(&request), request.version());
     }
     match ask(&request) {
         Ok(answer) => print(&answer, request.version()),

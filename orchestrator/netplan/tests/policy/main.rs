@@ -1,5 +1,6 @@
 //! Compiled policy against an independent, slow, obvious evaluation of NetworkPolicy, over random clusters: the verdict that
 //! the datapath would find in the maps must be the one that the objects say, at rest and at every step of a change.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod kernel;
 mod oracle;
