@@ -3,7 +3,11 @@
 //! The server passes `/apis/bowsprit.dev/v1/nodes/NODE/flows` on to that node's agent. A stream that breaks is taken up again after
 //! the last line that came, so nothing that the agent still remembers is lost or told twice.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use client::{Body, Client, Delta, Informer, ListOptions, Meta, Status, backoff::Backoff};
@@ -54,6 +58,7 @@ pub enum Error {
 
 /// What a follower hears.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all that is told are lines")]
 pub enum Told {
     /// A line of a node.
     Line(Line),
@@ -145,10 +150,10 @@ async fn follow_nodes(
             Delta::Synced => {}
             Delta::Upsert { new, .. } => {
                 let name: Arc<str> = (&*new.metadata.name).into();
-                if !running.contains_key(&name) {
+                if let Entry::Vacant(place) = running.entry(Arc::clone(&name)) {
                     let query = Query { since: after.remove(&name), ..query.clone() };
-                    let work = follow_node(client.clone(), Arc::clone(&name), query, told.clone());
-                    running.insert(name, streams.spawn(work));
+                    let work = follow_node(client.clone(), name, query, told.clone());
+                    place.insert(streams.spawn(work));
                 }
             }
             Delta::Delete(old) => {
@@ -164,10 +169,7 @@ async fn follow_nodes(
 async fn follow_node(client: Client, node: Arc<str>, mut query: Query, told: mpsc::Sender<Told>) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
     loop {
-        let error = match follow_once(&client, &node, &mut query, &told, &mut backoff).await {
-            Ok(()) => None,
-            Err(error) => Some(error),
-        };
+        let error = follow_once(&client, &node, &mut query, &told, &mut backoff).await.err();
         if told.is_closed() {
             return;
         }

@@ -15,6 +15,7 @@ use crate::names::{Names, Owner};
 /// A line of the stream: a flow, or how many are missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "nearly all lines are flows")]
 pub enum Line {
     /// A flow.
     Flow(Flow),

@@ -17,5 +17,5 @@ mod text;
 
 pub use flow::{Flow, Kind, Line, Party, Verdict};
 pub use names::{Names, Owner};
-pub use query::{BadQuery, Filter, Query};
+pub use query::{BadQuery, Filter, Query, moment};
 pub use recorder::Flows;
