@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use pki::tls::{ClientAuth, ServingCertificate};
 use store::{Store, StoreError};
+use telemetry::health::Scope;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -171,7 +172,7 @@ impl ApiServer {
         let drain = config.drain;
         let api = Arc::new(Api {
             authenticator: Authenticator::new(bootstrap, service_accounts.clone()),
-            routes: handlers::other::router(metrics_registry.clone(), health),
+            routes: handlers::other::router(metrics_registry.clone(), health.clone()),
             metrics: Metrics::new(&metrics_registry),
             limits: Limits::new(),
             allocators,
@@ -190,7 +191,8 @@ impl ApiServer {
         });
         alloc::repair::run(&api).await?;
         bootstrap::run(&api).await?;
-        tokio::spawn(servers.run(api.clone(), stop.clone()));
+        tokio::spawn(servers.clone().run(api.clone(), stop.clone()));
+        health.check("store", Scope::Ready, move || servers.check());
         tokio::spawn(housekeeping::run(api.clone(), stop.clone()));
         let server = Server::new(Arc::new(api.clone()), tls, draining.clone());
         for listener in listeners {

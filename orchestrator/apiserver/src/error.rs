@@ -1,6 +1,7 @@
 //! From the errors of lower layers to what a client is told: never a bare 500 where the cause is known.
 
 use api::ApiError;
+use api::status::Cause;
 use store::StoreError;
 
 use crate::body::BodyError;
@@ -36,6 +37,18 @@ pub fn from_fresh(error: FreshError) -> ApiError {
         FreshError::Store(error) => from_store(error),
         behind @ FreshError::Behind { .. } => ApiError::timeout(behind).with_retry_after(STORE_RETRY_SECONDS),
     }
+}
+
+/// The error of a read at a revision that the caches do not reach: clients look for its cause and go back to a list.
+pub fn from_reached(error: FreshError) -> ApiError {
+    let FreshError::Behind { wanted, observed } = error else { return from_fresh(error) };
+    let cause = Cause {
+        reason: "ResourceVersionTooLarge".to_owned(),
+        message: "Too large resource version".to_owned(),
+        field: String::new(),
+    };
+    let error = ApiError::timeout(format!("Too large resource version: {wanted}, current: {observed}"));
+    error.with_cause(cause).with_retry_after(STORE_RETRY_SECONDS)
 }
 
 /// The errors of reading a request's body.

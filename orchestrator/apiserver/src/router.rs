@@ -28,6 +28,8 @@ const WRITES_MAX: usize = 400;
 const WAITING_MAX: usize = 4_000;
 /// A request that has not been answered by then gets 504, as in Kubernetes.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
+/// A request that takes longer is worth a line in the log: ten times what any write should take.
+const SLOW: Duration = Duration::from_millis(500);
 /// Seconds after which a client that was turned away should come back.
 const OVERLOAD_RETRY_SECONDS: u32 = 1;
 
@@ -103,9 +105,15 @@ async fn handle(api: &Arc<Api>, request: Request<Body>) -> Response<Body> {
     let known = api.resources.find(&info.group, &info.version, &info.resource).is_some();
     let resource = if known { info.resource.as_str() } else { "" };
     api.metrics.requests.with_label_values(&[verb, resource, response.status().as_str()]).inc();
+    let elapsed = start.elapsed();
     if !long {
-        let seconds = start.elapsed().as_secs_f64();
-        api.metrics.durations.with_label_values(&[verb, resource]).observe(seconds);
+        api.metrics.durations.with_label_values(&[verb, resource]).observe(elapsed.as_secs_f64());
+    }
+    let (path, code, ms) = (parts.uri.path(), response.status().as_u16(), elapsed.as_millis());
+    if !long && elapsed > SLOW {
+        tracing::info!(verb, path, code, ms, "slow request");
+    } else {
+        tracing::debug!(verb, path, code, ms, "request");
     }
     response
 }

@@ -45,6 +45,8 @@ pub struct Servers {
     hub: Arc<Hub>,
     known: Mutex<BTreeMap<String, Presence>>,
     changed: Notify,
+    /// Why the store did not take the last renewal.
+    trouble: Mutex<Option<String>>,
 }
 
 // === impl Servers ===
@@ -53,7 +55,13 @@ impl Servers {
     /// This server under a name of its own; `hub` is told what others say.
     pub fn new(hub: Arc<Hub>) -> Arc<Self> {
         let own = uuid::Uuid::new_v4().to_string();
-        Arc::new(Self { own, hub, known: Mutex::default(), changed: Notify::new() })
+        Arc::new(Self {
+            own,
+            hub,
+            known: Mutex::default(),
+            changed: Notify::new(),
+            trouble: Mutex::default(),
+        })
     }
 
     /// Keeps this server's key and the Service's endpoints until `stop`.
@@ -67,9 +75,8 @@ impl Servers {
                 () = stop.cancelled() => break,
                 _ = renewal.tick() => {
                     let says = local.borrow().clone();
-                    if let Err(error) = self.renew(api.feed.store(), &mut lease, &api, &says).await {
-                        tracing::debug!(%error, "this server's key is not renewed");
-                    }
+                    let renewed = self.renew(api.feed.store(), &mut lease, &api, &says).await;
+                    *self.trouble.lock() = renewed.err().map(|error| error.to_string());
                 }
                 changed = local.changed(), if !self.is_alone() => {
                     if changed.is_err() {
@@ -93,6 +100,11 @@ impl Servers {
         if let Some(lease) = lease {
             _ = api.feed.store().lease_revoke(lease).await;
         }
+    }
+
+    /// Whether the store takes writes, as of a few seconds ago.
+    pub fn check(&self) -> Result<(), String> {
+        self.trouble.lock().clone().map_or(Ok(()), Err)
     }
 
     fn is_alone(&self) -> bool {

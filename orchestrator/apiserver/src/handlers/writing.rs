@@ -3,11 +3,13 @@
 use api::patch::PatchType;
 use api::{ApiError, Json, Object, Status};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{Response, StatusCode};
 
 use super::reading::now;
 use crate::body::Body;
+use crate::cache::Entry;
 use crate::error::from_body;
 use crate::options::{ReadOptions, WriteOptions, dry_run};
 use crate::pipeline::decode::Format;
@@ -18,6 +20,9 @@ use crate::read;
 use crate::request_info::RequestInfo;
 use crate::response;
 use crate::router::Call;
+
+/// Objects of a collection that are deleted at a time: they share the store's commits.
+const DELETIONS_AT_ONCE: usize = 32;
 
 // === impl Call ===
 
@@ -131,7 +136,7 @@ pub async fn delete(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiEr
     Ok(response)
 }
 
-/// `DELETE` of a collection: each object that the selectors find, one after another.
+/// `DELETE` of a collection: each object that the selectors find.
 pub async fn delete_collection(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
     let view = call.view()?;
     let options = delete_options(call, body).await?;
@@ -140,20 +145,32 @@ pub async fn delete_collection(call: &Call<'_>, body: Body) -> Result<Response<B
     let namespace = if call.resource.kind.is_namespaced() { call.info.namespace.as_str() } else { "" };
     let scope = call.resource.scope(namespace, &selection.label_selector, &selection.field_selector)?;
     let page = read::list::list(&call.api.feed, call.resource, &scope, &selection).await?;
-    for entry in &page.entries {
-        let info = RequestInfo {
-            namespace: entry.namespace().to_owned(),
-            name: entry.name().to_owned(),
-            ..call.info.clone()
-        };
-        let mut write = call.write_to(&info)?;
-        write.options.dry_run |= dry_run(options.dry_run.iter().map(String::as_str))?;
-        match write.delete(&options).await {
-            Err(error) if error.code() == StatusCode::NOT_FOUND => {}
-            other => drop(other?),
+    let dry = dry_run(options.dry_run.iter().map(String::as_str))?;
+    for entries in page.entries.chunks(DELETIONS_AT_ONCE) {
+        let mut deletions: Vec<BoxFuture<'_, Result<(), ApiError>>> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            deletions.push(Box::pin(delete_one(call, entry, &options, dry)));
         }
+        futures::future::try_join_all(deletions).await?;
     }
     view.list(call.resource, page)
+}
+
+/// Deletes one object of a collection; one that is gone already is what was asked for.
+async fn delete_one(
+    call: &Call<'_>,
+    entry: &Entry,
+    options: &DeleteOptions,
+    dry: bool,
+) -> Result<(), ApiError> {
+    let (namespace, name) = (entry.namespace().to_owned(), entry.name().to_owned());
+    let info = RequestInfo { namespace, name, ..call.info.clone() };
+    let mut write = call.write_to(&info)?;
+    write.options.dry_run |= dry;
+    match write.delete(options).await {
+        Err(error) if error.code() == StatusCode::NOT_FOUND => Ok(()),
+        done => done.map(drop),
+    }
 }
 
 /// Reads `DeleteOptions` from the body, and what is given as parameters instead.

@@ -6,7 +6,7 @@ use api::ApiError;
 use store::{KeyRange, RangeOptions};
 
 use crate::cache::{Entry, Feed};
-use crate::error::{from_fresh, from_store};
+use crate::error::{from_fresh, from_reached, from_store};
 use crate::options::Version;
 use crate::resources::Resource;
 
@@ -21,7 +21,7 @@ pub async fn get(
     let cache = resource.objects()?;
     match version {
         Version::Any => {}
-        Version::At(revision) => feed.reached(revision).await.map_err(from_fresh)?,
+        Version::At(revision) => feed.reached(revision).await.map_err(from_reached)?,
         Version::Unset if feed.fresh().await.map_err(from_fresh)? => {}
         Version::Unset => return stored(feed, resource, namespace, name).await,
     }

@@ -10,7 +10,7 @@ use store::{KeyRange, RangeOptions, Revision, StoreError};
 
 use crate::cache::list::Listing;
 use crate::cache::{Entry, Feed, Scope};
-use crate::error::{from_fresh, from_store};
+use crate::error::{from_fresh, from_reached, from_store};
 use crate::options::{ReadOptions, Version, VersionMatch};
 use crate::resources::Resource;
 
@@ -102,7 +102,7 @@ async fn read(
     match state {
         State::Current if feed.fresh().await.map_err(from_fresh)? => {}
         State::Current => return from_the_store(feed, resource, scope, after, limit, None).await,
-        State::NotOlderThan(revision) => feed.reached(revision).await.map_err(from_fresh)?,
+        State::NotOlderThan(revision) => feed.reached(revision).await.map_err(from_reached)?,
         State::Exactly(revision) => {
             let mut listing = cache.list(scope, after, limit);
             if listing.revision < revision || cache.changed_since(revision) {

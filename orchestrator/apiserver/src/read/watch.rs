@@ -21,7 +21,7 @@ use crate::body::BoxError;
 use crate::cache::event::{EventType, write_frame};
 use crate::cache::watcher::{WatchEnd, Watcher};
 use crate::cache::{CacheEvent, Entry, Feed, Scope};
-use crate::error::from_fresh;
+use crate::error::{from_fresh, from_reached};
 use crate::metrics::WatchGuard;
 use crate::options::{ReadOptions, Version};
 use crate::resources::Resource;
@@ -71,7 +71,7 @@ pub async fn start(
     match options.version {
         Version::Unset => _ = feed.fresh().await.map_err(from_fresh)?,
         Version::Any => {}
-        Version::At(revision) => feed.reached(revision).await.map_err(from_fresh)?,
+        Version::At(revision) => feed.reached(revision).await.map_err(from_reached)?,
     }
     let wants_state = options.initial_events.unwrap_or(!matches!(options.version, Version::At(_)));
     if wants_state {

@@ -231,3 +231,15 @@ async fn finalizers_hold_an_object() {
     assert_eq!(server.ask("PUT", &format!("{MAPS}/held"), body).await.code, 200);
     assert_eq!(server.ask("GET", &format!("{MAPS}/held"), Value::Null).await.code, 404);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_of_the_future_is_told_apart() {
+    let server = Server::start().await;
+    let answer = server.ask("GET", &format!("{MAPS}?resourceVersion=999999999"), Value::Null).await;
+    assert_eq!(
+        (answer.code, &answer.body["details"]["causes"][0]["reason"]),
+        (504, &json!("ResourceVersionTooLarge")),
+        "{}",
+        answer.body
+    );
+}
