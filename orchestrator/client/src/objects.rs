@@ -1,7 +1,6 @@
 //! What all projections share: metadata, references, and maps of strings that take little memory.
 use std::{fmt, sync::Arc};
 
-use api::selectors::LabelSelector;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -197,12 +196,6 @@ pub fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 /// but shared by all that clone the projection.
 pub fn shared_str<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
     Option::<Box<str>>::deserialize(deserializer).map(|text| text.unwrap_or_default().into())
-}
-
-/// For `deserialize_with`: a selector of `matchLabels` and `matchExpressions`. Absent, or not readable, selects nothing.
-pub fn label_selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LabelSelector, D::Error> {
-    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
-    Ok(LabelSelector::from_object(value.as_ref()).unwrap_or_else(|_| LabelSelector::nothing()))
 }
 
 fn revision<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Revision, D::Error> {
