@@ -20,3 +20,6 @@ pub use entry::Entry;
 pub use event::{CacheEvent, EventType, Scope};
 pub use feed::Feed;
 pub use resource::ResourceCache;
+
+#[cfg(test)]
+mod tests;
