@@ -10,6 +10,7 @@ use datapath::{
     refuse, related,
 };
 
+use crate::log::decided;
 use crate::output::carry_out;
 use crate::packet::Tc;
 use crate::tables::Maps;
@@ -89,7 +90,8 @@ macro_rules! ingress {
                 }
                 other => return $other(other),
             };
-            carry_out(skb, HOOK, verdict, ethertype == IPV6)
+            decided(&ctx, HOOK, verdict);
+ carry_out(skb, HOOK, verdict, ethertype == IPV6)
         }
     };
 }
@@ -154,5 +156,6 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
             refused4(skb, HOOK as u32, verdict.word())
         });
     }
+    decided(&ctx, HOOK, verdict);
     carry_out(skb, HOOK, verdict, ethertype == IPV6)
 }

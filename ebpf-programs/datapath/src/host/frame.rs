@@ -169,9 +169,11 @@ impl Frame {
 
     /// Sum that the transport checksum makes up for.
     fn l4_sum<F: HostFamily>(&self, protocol: u8, l4: &[u8]) -> u32 {
-        let mut flow = Flow::<F::Address>::default();
-        flow.source = F::from_words(self.source);
-        flow.destination = F::from_words(self.destination);
+        let flow = Flow::<F::Address> {
+            source: F::from_words(self.source),
+            destination: F::from_words(self.destination),
+            ..Flow::default()
+        };
         let covers = protocol != F::ICMP || F::ICMP_PSEUDO;
         let pseudo = if covers { F::pseudo_sum(&flow, protocol, l4.len() as u32) } else { 0 };
         fold(pseudo + sum_bytes(l4))
