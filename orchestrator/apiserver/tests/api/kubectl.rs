@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::Server;
+use crate::support::{Server, kubectl_program};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 const MAP: &str = "
@@ -41,7 +41,7 @@ async fn config_maps_live_their_life() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_prints_as_it_happens() {
     let server = Server::start().await;
-    let mut child = tokio::process::Command::new("kubectl")
+    let mut child = tokio::process::Command::new(kubectl_program())
         .arg("--kubeconfig")
         .arg(&server.kubeconfig)
         .args(["get", "cm", "-w", "--no-headers"])
@@ -65,7 +65,7 @@ async fn a_watch_prints_as_it_happens() {
 async fn schemas_explain_and_refuse() {
     let server = Server::start().await;
     let explained = server.ok(&["explain", "pod.spec.containers.image"]).await;
-    assert!(explained.contains("FIELD: image <string>"), "{explained}");
+    assert!(explained.contains("image <string>"), "{explained}");
     let wrong = MAP.replace("\ndata:", "\ndato:");
     let refused = server.kubectl_with_input(&["apply", "-f", "-"], &wrong).await;
     let stderr = String::from_utf8_lossy(&refused.stderr);
@@ -74,7 +74,7 @@ async fn schemas_explain_and_refuse() {
     for resource in ["configmaps", "deployments.apps", "networkpolicies.networking.k8s.io"] {
         assert!(resources.lines().any(|line| line == resource), "{resource} in {resources}");
     }
-    assert!(server.ok(&["version"]).await.contains("Server Version: v1.36.0+bowsprit"));
+    assert!(server.ok(&["version"]).await.contains("v1.36.0+bowsprit"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,8 +109,11 @@ async fn typed_commands_send_protobuf() {
     server.ok(&["-n", "shop", "create", "service", "nodeport", "front", "--tcp=80:8080"]).await;
     server.ok(&["-n", "shop", "run", "one", "--image=one"]).await;
     server.ok(&["-n", "shop", "scale", "deployment", "web", "--replicas=5"]).await;
-    let token = server.ok(&["-n", "shop", "create", "token", "default"]).await;
-    assert_eq!(token.split('.').count(), 3);
+    // Debian's 1.20 has no such command.
+    if server.kubectl(&["create", "token", "--help"]).await.status.success() {
+        let token = server.ok(&["-n", "shop", "create", "token", "default"]).await;
+        assert_eq!(token.split('.').count(), 3);
+    }
     assert_eq!(
         server.ok(&["-n", "shop", "get", "cm", "settings", "-o", "jsonpath={.data}"]).await,
         r#"{"color":"blue"}"#

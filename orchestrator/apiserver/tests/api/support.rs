@@ -23,6 +23,11 @@ pub struct Server {
     pub directory: tempfile::TempDir,
 }
 
+/// The kubectl to test with; `KUBECTL` names another one than the machine's, such as Debian's 1.20.
+pub fn kubectl_program() -> String {
+    std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned())
+}
+
 /// Opens the embedded store in a directory.
 pub async fn open_store(path: PathBuf) -> Arc<dyn store::Store> {
     let mut config = StoreConfig::new(EngineConfig::Embedded { path });
@@ -73,7 +78,7 @@ impl Server {
     /// Runs kubectl with something on its standard input.
     pub async fn kubectl_with_input(&self, args: &[&str], input: &str) -> Output {
         use tokio::io::AsyncWriteExt;
-        let mut child = tokio::process::Command::new("kubectl")
+        let mut child = tokio::process::Command::new(kubectl_program())
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(["--cache-dir".as_ref(), self.directory.path().join("cache").as_os_str()])
