@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::{Server, open_store};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use store::{
     EngineConfig, KeyRange, LeaseId, RangeOptions, RangeResult, Revision, Store, StoreConfig, StoreError,
@@ -97,6 +98,8 @@ async fn the_same_api_over_etcd() {
 struct Switch {
     inner: Arc<dyn Store>,
     off: AtomicBool,
+    /// Ends all watches with an error when it is told to.
+    cut: Arc<tokio::sync::Notify>,
 }
 
 impl Switch {
@@ -119,7 +122,17 @@ impl Store for Switch {
     }
 
     async fn watch(&self, range: KeyRange, from: Revision) -> Result<WatchStream, StoreError> {
-        self.inner.watch(range, from).await
+        self.check()?;
+        let cut = self.cut.clone();
+        let end = futures::stream::once(async move {
+            cut.notified().await;
+            Err(StoreError::Unavailable { reason: "cut by the test".into() })
+        });
+        let watch = self.inner.watch(range, from).await?;
+        Ok(Box::pin(futures::stream::select(watch, end).scan(false, |ended, item| {
+            let last = std::mem::replace(ended, item.is_err());
+            std::future::ready((!last).then_some(item))
+        })))
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
@@ -164,7 +177,7 @@ impl Store for Switch {
 async fn a_store_that_is_away_is_told_as_such() {
     let directory = tempfile::tempdir().unwrap();
     let inner = open_store(directory.path().join("store")).await;
-    let store = Arc::new(Switch { inner, off: AtomicBool::new(false) });
+    let store = Arc::new(Switch { inner, off: AtomicBool::new(false), cut: Arc::default() });
     let server = Server::over(store.clone(), directory).await;
     assert_eq!(server.ask("POST", MAPS, map("a")).await.code, 201);
     store.off.store(true, Ordering::Relaxed);
@@ -232,4 +245,68 @@ async fn a_restart_finds_everything_and_history_has_an_end() {
         .ask("GET", &format!("{MAPS}?watch=1&resourceVersion={version}&timeoutSeconds=1"), Value::Null)
         .await;
     assert_eq!((past.code, &past.body["reason"]), (410, &json!("Expired")), "{}", past.body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_in_the_feed_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let inner = open_store(directory.path().join("store")).await;
+    let store = Arc::new(Switch { inner, off: AtomicBool::new(false), cut: Arc::default() });
+    let server = Server::over(store.clone(), directory).await;
+    server.ask("POST", MAPS, map("a")).await;
+    let mut watch = server.watch(&format!("{MAPS}?watch=1")).await;
+    assert_eq!(watch.brief().await, "ADDED a");
+    // The watch ends and the store is away; somebody else writes meanwhile, and history remains.
+    store.off.store(true, Ordering::Relaxed);
+    store.cut.notify_waiters();
+    write_behind(&store, "b").await;
+    store.off.store(false, Ordering::Relaxed);
+    assert_eq!(watch.brief().await, "ADDED b", "watchers notice nothing");
+    // The same again, but history goes: everything is loaded anew, and watchers must list again.
+    store.off.store(true, Ordering::Relaxed);
+    store.cut.notify_waiters();
+    write_behind(&store, "c").await;
+    write_behind(&store, "d").await;
+    store.inner.compact(store.inner.revision().await.unwrap()).await.unwrap();
+    store.off.store(false, Ordering::Relaxed);
+    assert_eq!(watch.next().await["type"], "ERROR");
+    let all = server.ask("GET", MAPS, Value::Null).await;
+    assert_eq!(all.body["items"].as_array().map(Vec::len), Some(4), "{}", all.body);
+    let path = format!(
+        "{MAPS}?watch=1&resourceVersion={}",
+        all.body["metadata"]["resourceVersion"].as_str().unwrap()
+    );
+    let mut watch = server.watch(&path).await;
+    server.ask("POST", MAPS, map("e")).await;
+    assert_eq!(watch.brief().await, "ADDED e");
+}
+
+/// Writes as another server would.
+async fn write_behind(store: &Switch, name: &str) {
+    let value = format!(
+        r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"default"}}}}"#
+    );
+    put(&store.inner, &format!("/registry/core/configmaps/default/{name}"), &value).await;
+}
+
+async fn put(store: &Arc<dyn Store>, key: &str, value: &str) {
+    let then = vec![store::Op::put(key.to_owned(), value.to_owned())];
+    store.txn(Txn { then, ..Txn::default() }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_and_services_are_made_to_agree_at_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(directory.path().join("store")).await;
+    let service = r#"{"kind":"Service","apiVersion":"v1","metadata":{"name":"s","namespace":"default","uid":"u"},"spec":{"type":"NodePort","clusterIP":"10.96.7.7","clusterIPs":["10.96.7.7"],"ipFamilies":["IPv4"],"ports":[{"port":80,"nodePort":30777,"protocol":"TCP"}]}}"#;
+    put(&store, "/registry/core/services/default/s", service).await;
+    put(&store, "/registry/bowsprit.dev/clusterips/10.96.8.8", "{}").await;
+    put(&store, "/registry/bowsprit.dev/nodeports/30888", "{}").await;
+    let _server = Server::over(store.clone(), directory).await;
+    let read =
+        store.range(KeyRange::prefix("/registry/bowsprit.dev/"), RangeOptions::default()).await.unwrap();
+    let keys: Vec<_> = read.items.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect();
+    let has = |part: &str| keys.iter().any(|key| key.ends_with(part));
+    assert!(has("/10.96.7.7") && has("/30777") && has("/10.96.0.1"), "{keys:?}");
+    assert!(!has("/10.96.8.8") && !has("/30888"), "{keys:?}");
 }
