@@ -42,7 +42,7 @@ reasons! {
     ExtensionHeaders = 5,
     /// It is a later fragment, and the first one was not seen.
     FragmentUnknown = 6,
-    /// It is multicast, broadcast or link-local, which pods do not have.
+    /// It is multicast, broadcast or, in IPv6, link-local, which nothing here carries.
     LocalScope = 7,
     /// Its source address is not the sending pod's.
     Spoofed = 8,

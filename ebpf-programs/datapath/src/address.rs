@@ -18,7 +18,8 @@ pub trait Address: Copy + Eq + Default + Plain + 'static {
     fn sum(&self) -> u32;
     /// As events carry it: IPv4 in the first word.
     fn words(&self) -> [u32; 4];
-    /// 1 if it is multicast, broadcast, link-local or unspecified: addresses that pods do not send to.
+    /// 1 if it is multicast, broadcast, unspecified or, in IPv6, link-local: addresses that nobody is reached at from
+    /// a pod.
     fn local_scope(&self) -> u64;
 }
 
@@ -51,8 +52,9 @@ impl Address for Addr4 {
     #[inline(always)]
     fn local_scope(&self) -> u64 {
         let value = u32::from_be(self.0);
-        // 224.0.0.0 and above is multicast, reserved or broadcast; 169.254/16 is link-local; 0/8 is "this network".
-        less(0xdfff_ffff, value) | same(value >> 16, 0xa9fe) | same(value >> 24, 0)
+        // 224.0.0.0 and above is multicast, reserved or broadcast; 0/8 is "this network". Link-local addresses are not
+        // among them: clouds answer questions about an instance at 169.254.169.254.
+        less(0xdfff_ffff, value) | same(value >> 24, 0)
     }
 }
 

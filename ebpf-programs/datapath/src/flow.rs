@@ -195,11 +195,6 @@ pub fn key_of<A: Address>(
     (key, low)
 }
 
-/// The wildcard address of NodePorts.
-pub fn wildcard<A: Default>() -> A {
-    A::default()
-}
-
 #[cfg(test)]
 mod tests {
     use core::net::{Ipv4Addr, Ipv6Addr};

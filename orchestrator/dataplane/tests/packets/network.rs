@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -102,6 +103,24 @@ fn address<F: Wired>(names: &Names, name: &str) -> IpAddr {
 
 fn set(path: &str, value: &str) {
     fs::write(path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
+/// Takes checksum offload from a device: what leaves it carries a whole checksum, which its receiver verifies.
+fn checksum_in_software(device: &str) {
+    /// "Ask the driver" (linux/sockios.h), and "set transmit checksums" (linux/ethtool.h).
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    let mut off = [ETHTOOL_STXCSUM, 0];
+    // SAFETY: all zero is a request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = off.as_mut_ptr().cast();
+    // SAFETY: the request names a device and a command block that outlive the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &mut request) };
+    assert_eq!(result, 0, "{device}: {}", std::io::Error::last_os_error());
 }
 
 /// The segment: a bridge with the client's address on it.
@@ -382,6 +401,15 @@ where
         }
     }
 
+    /// Everyone who may speak to someone does, and who asks for nobody is told.
+    fn reach(&mut self) {
+        for (from, to, server, seen) in TALKS {
+            let peer = self.talk(from, *to, *server);
+            assert_eq!(peer, address::<F>(&self.world.names, seen), "{from} at {to:?}: who the server sees");
+        }
+        nobody_serves(self);
+    }
+
     /// What the programs dropped, for people.
     fn drops(&mut self) -> String {
         let mut text = String::new();
@@ -437,43 +465,38 @@ fn accept_within(listener: &TcpListener) -> std::io::Result<(TcpStream, SocketAd
     listener.accept()
 }
 
+/// Who speaks to whom, who serves, and as whom the server sees the client.
+type Talk = (&'static str, (&'static str, u16), (&'static str, u16), &'static str);
+
+const TALKS: &[Talk] = &[
+    ("a", ("b", 8080), ("b", 8080), "a"),
+    ("a", ("r", 8080), ("r", 8080), "a"),
+    ("r", ("a", 8080), ("a", 8080), "r"),
+    ("a", ("node", 8081), ("node", 8081), "a"),
+    ("a", ("node2", 8081), ("node2", 8081), "a"),
+    ("node", ("a", 8080), ("a", 8080), "overlay"),
+    ("node", ("r", 8080), ("r", 8080), "overlay"),
+    ("node2", ("a", 8080), ("a", 8080), "overlay2"),
+    ("a", ("web", 80), ("b", 8080), "a"),
+    ("a", ("far", 80), ("r", 8080), "a"),
+    ("a", ("self", 80), ("a", 8080), "overlay"),
+    ("a", ("host", 443), ("node", 6443), "a"),
+    ("a", ("world", 8080), ("world", 8080), "node"),
+    ("a", ("ext", 80), ("world", 8080), "node"),
+    ("world", ("node", 30080), ("b", 8080), "world"),
+    ("world", ("node", 30081), ("r", 8080), "overlay"),
+    ("world", ("node2", 30080), ("b", 8080), "overlay2"),
+    ("world", ("node", 30082), ("node", 6443), "world"),
+    ("a", ("node2", 30081), ("r", 8080), "a"),
+];
+
 /// Everyone who may speak to someone does, and is seen as who it should be.
 fn everyone_reaches_everyone<F: Wired>(features: u32)
 where
     ServiceKey<F::Address>: Pod,
     abi::Backend<F::Address>: Pod,
 {
-    let mut cluster = Cluster::<F>::up(features);
-    let rows: &[(&str, (&str, u16), (&str, u16), &str)] = &[
-        ("a", ("b", 8080), ("b", 8080), "a"),
-        ("a", ("r", 8080), ("r", 8080), "a"),
-        ("r", ("a", 8080), ("a", 8080), "r"),
-        ("a", ("node", 8081), ("node", 8081), "a"),
-        ("a", ("node2", 8081), ("node2", 8081), "a"),
-        ("node", ("a", 8080), ("a", 8080), "overlay"),
-        ("node", ("r", 8080), ("r", 8080), "overlay"),
-        ("node2", ("a", 8080), ("a", 8080), "overlay2"),
-        ("a", ("web", 80), ("b", 8080), "a"),
-        ("a", ("far", 80), ("r", 8080), "a"),
-        ("a", ("self", 80), ("a", 8080), "overlay"),
-        ("a", ("host", 443), ("node", 6443), "a"),
-        ("a", ("world", 8080), ("world", 8080), "node"),
-        ("a", ("ext", 80), ("world", 8080), "node"),
-        ("world", ("node", 30080), ("b", 8080), "world"),
-        ("world", ("node", 30081), ("r", 8080), "overlay"),
-        ("world", ("node2", 30080), ("b", 8080), "overlay2"),
-        ("world", ("node", 30082), ("node", 6443), "world"),
-        ("a", ("node2", 30081), ("r", 8080), "a"),
-    ];
-    for (from, to, server, seen) in rows {
-        let peer = cluster.talk(from, *to, *server);
-        assert_eq!(
-            peer,
-            address::<F>(&cluster.world.names, seen),
-            "{from} at {to:?}: as whom the server sees it"
-        );
-    }
-    nobody_serves(&mut cluster);
+    Cluster::<F>::up(features).reach();
 }
 
 /// Refusals come at once.
@@ -517,6 +540,29 @@ fn everyone_reaches_everyone_through_the_tunnel_in_ipv4() {
 #[test]
 fn everyone_reaches_everyone_through_the_tunnel_in_ipv6() {
     everyone_reaches_everyone::<V6>(feature::VXLAN | ALWAYS);
+}
+
+/// Devices at either end of every way, so that whole and partial checksums are rewritten and then verified.
+fn checksums_hold<F: Wired>()
+where
+    ServiceKey<F::Address>: Pod,
+    abi::Backend<F::Address>: Pod,
+{
+    let mut cluster = Cluster::<F>::up(feature::VXLAN | ALWAYS);
+    for (place, device) in [("node", "uplink"), ("node2", "uplink"), ("a", "eth0"), ("world", "port1")] {
+        cluster.network.within(place, || checksum_in_software(device));
+    }
+    cluster.reach();
+}
+
+#[test]
+fn checksums_hold_in_ipv4() {
+    checksums_hold::<V4>();
+}
+
+#[test]
+fn checksums_hold_in_ipv6() {
+    checksums_hold::<V6>();
 }
 
 #[test]
