@@ -89,8 +89,8 @@ pub async fn start(
     health: &Health,
     registry: &Registry,
 ) -> Result<Network, Error> {
-    let guard = health.block(CHECK);
-    guard.waiting_for("the eBPF programs");
+    let guard = health.block("dataplane");
+    guard.waiting_for("the eBPF programs to be loaded");
     let Config { node, dataplane } = config;
     let cluster = Cluster {
         pod_cidrs: dataplane.pod_cidrs.clone(),
@@ -104,7 +104,6 @@ pub async fn start(
     let mut updates =
         Updates::start(kernel, &Informers::new(client), &node, cluster, metrics).map_err(Error::Thread)?;
     let state = Arc::clone(&updates.state);
-    // From here on the check says what the guard says until now, and goes on to say it.
     let obstacle = state.obstacle.subscribe();
     health.check(CHECK, Scope::Ready, move || {
         obstacle.borrow().as_deref().map_or(Ok(()), |why| Err(why.to_owned()))

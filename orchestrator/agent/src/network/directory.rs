@@ -21,7 +21,7 @@ impl PodDirectory for Directory {
             if let Some(uid) = inner.cache.uid(namespace, name) {
                 return Some(uid);
             }
-            if self.0.changed.wait_until(&mut inner, deadline).timed_out() {
+            if inner.stopping || self.0.changed.wait_until(&mut inner, deadline).timed_out() {
                 return None;
             }
         }
