@@ -36,7 +36,7 @@ use parking_lot::Mutex;
 use telemetry::Registry;
 use tokio::sync::{broadcast, watch};
 
-use netplan::{Ids, Plan};
+use netplan::{Host, Ids, Plan};
 
 use self::{
     cni::CniError,
@@ -67,6 +67,8 @@ pub struct Dataplane {
     metrics: Metrics,
     counters: Arc<PacketCounters>,
     events: Events,
+    /// What the node's own network stack was last made to have.
+    host: Mutex<Option<Arc<Host>>>,
     cni: Mutex<Option<cni::Server>>,
     _collector: Collector,
     _lock: Flock<File>,
@@ -133,6 +135,7 @@ impl Dataplane {
             metrics,
             counters,
             events,
+            host: Mutex::new(None),
             cni: Mutex::new(None),
             _collector: collector,
             _lock: lock,
@@ -179,7 +182,7 @@ impl Dataplane {
     /// Makes the kernel hold `plan`; the caller's caches are synced, or it would prune what it does not know yet.
     pub fn apply(&self, plan: &Plan) -> Result<Applied> {
         let started = Instant::now();
-        self.shared.devices.sync_host(&plan.host)?;
+        self.sync_host(&plan.host)?;
         let mut programmer = self.shared.programmer.lock();
         let applied = programmer.apply(plan, &self.shared.connections)?;
         self.metrics.fill(&programmer.fill());
@@ -189,6 +192,16 @@ impl Dataplane {
         }
         self.metrics.applied(applied.revision, started.elapsed(), plan.shortfalls.len());
         Ok(applied)
+    }
+
+    /// Routes and addresses are asked for and compared only when the plan's are other ones.
+    fn sync_host(&self, host: &Arc<Host>) -> Result<()> {
+        let mut held = self.host.lock();
+        if !held.as_ref().is_some_and(|held| Arc::ptr_eq(held, host)) {
+            self.shared.devices.sync_host(host)?;
+            *held = Some(host.clone());
+        }
+        Ok(())
     }
 
     /// Follows the datapath's events from now on.

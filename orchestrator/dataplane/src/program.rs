@@ -207,7 +207,7 @@ impl Programmer {
 
     fn write_nodes(&mut self, plan: &Plan, tally: &mut Tally) -> Result<()> {
         let mut writes = Vec::new();
-        for (index, node) in &plan.nodes {
+        for (index, node) in plan.nodes.iter() {
             self.nodes.want(*index, &[*node], &mut writes);
         }
         tally.changes += writes.len();
@@ -225,7 +225,7 @@ impl Programmer {
 
     fn write_policy(&mut self, plan: &Plan, tally: &mut Tally) -> Result<()> {
         let mut writes = Vec::new();
-        for slice in &plan.ranges {
+        for slice in plan.ranges.iter() {
             self.ranges.want(slice.base, &slice.items, &mut writes);
         }
         tally.changes += writes.len();
@@ -292,9 +292,9 @@ where
             let held = self.endpoints.held().get(address)?;
             (held.class != wanted.class).then_some((*address, Endpoint { class: wanted.class, ..*held }))
         });
-        let changed = self.endpoints.grow(&moved.collect())?;
-        tally.verdicts |= changed.replaced > 0;
-        Ok(())
+        let moved: Vec<_> = moved.collect();
+        tally.verdicts |= !moved.is_empty();
+        self.endpoints.put_ahead(&moved)
     }
 
     fn grow_endpoints(&mut self, plan: &Plan, tally: &mut Tally) -> Result<()> {
@@ -308,7 +308,7 @@ where
         let plan = A::of(plan);
         self.udp_losses(plan, tally);
         let mut writes = Vec::new();
-        for slice in &plan.backends {
+        for slice in plan.backends.values() {
             self.backends.want(slice.base, &slice.items, &mut writes);
         }
         self.backends.write(&writes)?;
@@ -326,8 +326,7 @@ where
                 continue;
             }
             let slots = held.base..held.base + held.ready + held.terminating;
-            let slice =
-                wanted.and_then(|service| plan.backends.iter().find(|slice| slice.base == service.base));
+            let slice = wanted.and_then(|service| plan.backends.get(&service.id));
             let stays: HashSet<(A, u16)> = slice
                 .into_iter()
                 .flat_map(|slice| slice.items.iter())

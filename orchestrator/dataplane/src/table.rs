@@ -6,6 +6,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
+    sync::Arc,
 };
 
 use crate::{
@@ -27,11 +28,13 @@ pub struct Map<K, V> {
     types: std::marker::PhantomData<fn() -> (K, V)>,
 }
 
-/// A hash map or trie that only this process writes, and what it holds.
+/// A hash map or trie that only this process writes, and what it holds: shared with the plan that said so, not copied.
 #[derive(Debug)]
 pub struct Table<K, V> {
     map: Map<K, V>,
-    held: HashMap<K, V>,
+    held: Arc<HashMap<K, V>>,
+    /// Written in part: what the kernel holds is between two plans.
+    between: bool,
 }
 
 /// An array that only this process writes, and what it holds as far as it was ever written.
@@ -195,12 +198,9 @@ where
 {
     /// Opens the map and reads what a predecessor left in it.
     pub fn open(directory: &Path, name: &'static str) -> Result<Self> {
-        let map = Map::open(directory, name)?;
-        let mut held = HashMap::new();
-        map.for_each(|key, value| {
-            held.insert(*key, *value);
-        })?;
-        Ok(Table { map, held })
+        let mut table = Table { map: Map::open(directory, name)?, held: Arc::default(), between: true };
+        table.settle()?;
+        Ok(table)
     }
 
     /// What the kernel holds.
@@ -218,11 +218,15 @@ where
         self.map.name()
     }
 
-    /// Adds and replaces what `wanted` has and the kernel has not; removes nothing.
-    pub fn grow(&mut self, wanted: &HashMap<K, V>) -> Result<Changed> {
+    /// Adds and replaces what `wanted` has and the kernel has not; removes nothing. `shrink` with the same must follow.
+    pub fn grow(&mut self, wanted: &Arc<HashMap<K, V>>) -> Result<Changed> {
+        self.settle()?;
+        if Arc::ptr_eq(&self.held, wanted) {
+            return Ok(Changed::default());
+        }
         let mut changed = Changed::default();
         let (mut keys, mut values) = (Vec::new(), Vec::new());
-        for (key, value) in wanted {
+        for (key, value) in &**wanted {
             match self.held.get(key) {
                 Some(held) if held == value => continue,
                 Some(_) => changed.replaced += 1,
@@ -231,27 +235,54 @@ where
             keys.push(*key);
             values.push(*value);
         }
+        self.between |= !keys.is_empty();
         self.map.put_all(&keys, &values)?;
-        self.held.extend(keys.into_iter().zip(values));
         Ok(changed)
+    }
+
+    /// Writes some entries that are on their way to what `grow` is going to be told.
+    pub fn put_ahead(&mut self, entries: &[(K, V)]) -> Result<()> {
+        self.settle()?;
+        self.between |= !entries.is_empty();
+        let (keys, values): (Vec<K>, Vec<V>) = entries.iter().copied().unzip();
+        self.map.put_all(&keys, &values)
     }
 
     /// Removes one entry, and says what it was.
     pub fn remove(&mut self, key: &K) -> Result<Option<V>> {
         self.map.remove(key)?;
-        Ok(self.held.remove(key))
+        if !self.held.contains_key(key) {
+            return Ok(None);
+        }
+        Ok(Arc::make_mut(&mut self.held).remove(key))
     }
 
-    /// Removes what `wanted` has not, and says what that was.
-    pub fn shrink(&mut self, wanted: &HashMap<K, V>) -> Result<Vec<(K, V)>> {
+    /// Removes what `wanted` has not, and says what that was. The kernel then holds `wanted`.
+    pub fn shrink(&mut self, wanted: &Arc<HashMap<K, V>>) -> Result<Vec<(K, V)>> {
+        if Arc::ptr_eq(&self.held, wanted) {
+            return Ok(Vec::new());
+        }
         let gone: Vec<(K, V)> =
             self.held.iter().filter(|(key, _)| !wanted.contains_key(key)).map(|(k, v)| (*k, *v)).collect();
         let keys: Vec<K> = gone.iter().map(|(key, _)| *key).collect();
         self.map.remove_all(&keys)?;
-        for key in &keys {
-            self.held.remove(key);
-        }
+        self.held = wanted.clone();
+        self.between = false;
         Ok(gone)
+    }
+
+    /// After a plan that was not written to its end the kernel itself is asked what it holds.
+    fn settle(&mut self) -> Result<()> {
+        if !self.between {
+            return Ok(());
+        }
+        let mut held = HashMap::new();
+        self.map.for_each(|key, value| {
+            held.insert(*key, *value);
+        })?;
+        self.held = Arc::new(held);
+        self.between = false;
+        Ok(())
     }
 }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use abi::{
-    Endpoint, Mac, NODE_ADDRESSES, Peer, PodNetns, PolicyEntry, PolicyKey, PortRange, peer_flag, policy_id,
-    verdict,
+    CidrKey, Endpoint, Mac, NODE_ADDRESSES, Peer, PodNetns, PolicyEntry, PolicyKey, Port, PortRange,
+    ServiceKey, peer_flag, policy_id, verdict,
 };
 use ipnet::IpNet;
 
@@ -16,46 +16,136 @@ use crate::{
     family::{Address, cidr_key},
     host,
     ids::Ids,
-    names::Names,
     peers::{self, Addresses, Owner},
-    plan::{FamilyPlan, Local, Plan, Shortfall, Slice},
+    plan::{FamilyPlan, Local, Plan, Shortfall, Slice, bound},
     policy::{self, Binding, Kind, PolicyTables},
     ports::PortSet,
-    services,
+    services::{self, FamilyServices, ServiceTables},
     snapshot::{LocalEndpoint, Snapshot},
 };
 
 /// What a pod without a verdict meets, in the words of a shortfall.
 const DENIED: &str = "what is missing is denied";
 
-/// Computes what the kernel must hold for `snapshot`. `ids` must be the same from one call to the next.
+/// What the last compilation made, and of what.
+#[derive(Debug)]
+pub(crate) struct Last {
+    snapshot: Snapshot,
+    plan: Plan,
+    /// Shortfalls of the tables of peers and of those of services.
+    shortfalls: [Vec<Shortfall>; 2],
+    /// Policy ids are on their way out: the peers' part changes without a change of the snapshot.
+    leaving: bool,
+}
+
+/// Computes what the kernel must hold for `snapshot`. `ids` must be the same from one call to the next: what a change does not
+/// concern is taken over from the plan before.
 pub fn compile(snapshot: &Snapshot, ids: &mut Ids) -> Plan {
-    let mut plan = Plan { revision: snapshot.revision, ..Plan::default() };
+    let last = ids.last.take().unwrap_or_else(Last::nothing);
+    let Last { snapshot: before, mut plan, shortfalls: [mut of_peers, mut of_services], mut leaving } = *last;
+    plan.revision = snapshot.revision;
+    // Services know node indexes only through addresses: the two parts are independent.
+    if leaving || !same_peers(&before, snapshot) {
+        (of_peers, leaving) = compile_peers(snapshot, ids, &mut plan);
+    }
+    if before.node != snapshot.node || of_services.iter().any(|short| short.table.starts_with("SERVICES")) {
+        of_services = compile_all_services(snapshot, ids, &mut plan);
+    } else if ids.service_state.is_short() || !same_services(&before, snapshot) {
+        of_services = compile_services(&before, snapshot, ids, &mut plan);
+    }
+    plan.shortfalls = of_peers.iter().chain(&of_services).cloned().collect();
+    let (now, resting) = (ids.now, ids.ranges.settle(ids.now));
+    plan.unsettled = leaving | resting | ids.service_state.settle(now);
+    let last =
+        Last { snapshot: snapshot.clone(), plan: plan.clone(), shortfalls: [of_peers, of_services], leaving };
+    ids.last = Some(Box::new(last));
+    plan
+}
+
+fn same_peers(before: &Snapshot, now: &Snapshot) -> bool {
+    before.node == now.node
+        && before.cluster == now.cluster
+        && same(&before.nodes, &now.nodes)
+        && same(&before.namespaces, &now.namespaces)
+        && same(&before.pods, &now.pods)
+        && same(&before.endpoints, &now.endpoints)
+        && same(&before.policies, &now.policies)
+}
+
+fn same_services(before: &Snapshot, now: &Snapshot) -> bool {
+    same(&before.services, &now.services) && same(&before.slices, &now.slices)
+}
+
+/// Whether both lists hold the very same objects. An object that was replaced by its equal only costs a compilation.
+fn same<T>(before: &[Arc<T>], now: &[Arc<T>]) -> bool {
+    before.len() == now.len() && before.iter().zip(now).all(|(one, two)| Arc::ptr_eq(one, two))
+}
+
+/// Everything but Services; whether policy ids are still on their way out.
+fn compile_peers(snapshot: &Snapshot, ids: &mut Ids, plan: &mut Plan) -> (Vec<Shortfall>, bool) {
+    let mut shortfalls = Vec::new();
     let capacity = ids.limits.nodes;
     let (nodes, homeless) = ids.nodes.compile(snapshot, capacity);
-    plan.nodes = nodes;
     if homeless > 0 {
-        let (wanted, capacity) = (plan.nodes.len() + homeless, capacity as usize);
+        let (wanted, capacity) = (nodes.len() + homeless, capacity as usize);
         let consequence = "pods of the other nodes cannot be reached";
-        plan.shortfalls.push(Shortfall { table: "NODES", wanted, capacity, consequence });
+        shortfalls.push(Shortfall { table: "NODES", wanted, capacity, consequence });
     }
+    plan.nodes = Arc::new(nodes);
     let addresses = peers::addresses(snapshot);
     let policies = policy::compile(snapshot, &addresses, ids);
-    let mut v4 = family::<abi::Addr4>(snapshot, &addresses, &policies, ids);
-    let mut v6 = family::<abi::Addr6>(snapshot, &addresses, &policies, ids);
-    plan.netns = snapshot.endpoints.iter().map(|endpoint| (endpoint.netns_cookie, netns(endpoint))).collect();
-    verdicts(&policies, ids, &mut plan);
-
-    let services = services::compile(snapshot, ids, &mut v4, &mut v6);
-    plan.shortfalls.extend(services.shortfalls);
+    let tables = ["PEERS4", "PEER_CIDRS4", "ENDPOINTS4"];
+    family(snapshot, &addresses, &policies, ids, tables, &mut plan.v4, &mut shortfalls);
+    let tables = ["PEERS6", "PEER_CIDRS6", "ENDPOINTS6"];
+    family(snapshot, &addresses, &policies, ids, tables, &mut plan.v6, &mut shortfalls);
+    let netns = snapshot.endpoints.iter().map(|endpoint| (endpoint.netns_cookie, netns(endpoint)));
+    plan.netns = Arc::new(netns.collect());
+    verdicts(&policies, ids, plan, &mut shortfalls);
     plan.local = local(snapshot);
-    plan.host = host::compile(snapshot);
-    plan.unsettled = policies.unsettled | services.unsettled | ids.ranges.settle(ids.now);
-    plan.names = Arc::new(Names { policies: policies.subjects, services: services.names });
-    bound(&mut plan, ids, &mut v4, ["PEERS4", "PEER_CIDRS4", "ENDPOINTS4", "SERVICES4"]);
-    bound(&mut plan, ids, &mut v6, ["PEERS6", "PEER_CIDRS6", "ENDPOINTS6", "SERVICES6"]);
-    (plan.v4, plan.v6) = (v4, v6);
-    plan
+    plan.host = Arc::new(host::compile(snapshot));
+    plan.names.policies = Arc::new(policies.subjects);
+    (shortfalls, policies.unsettled)
+}
+
+fn compile_services(
+    before: &Snapshot,
+    snapshot: &Snapshot,
+    ids: &mut Ids,
+    plan: &mut Plan,
+) -> Vec<Shortfall> {
+    let capacity = ids.limits.services;
+    let tables = ServiceTables {
+        v4: FamilyServices { services: (*plan.v4.services).clone(), backends: (*plan.v4.backends).clone() },
+        v6: FamilyServices { services: (*plan.v6.services).clone(), backends: (*plan.v6.backends).clone() },
+        names: (*plan.names.services).clone(),
+        shortfalls: Vec::new(),
+    };
+    let ServiceTables { mut v4, mut v6, names, mut shortfalls } =
+        services::compile(before, snapshot, ids, tables);
+    const UNANSWERED: &str = "the rest do not answer";
+    shortfalls.extend(bound("SERVICES4", UNANSWERED, capacity, &mut v4.services, service_order));
+    shortfalls.extend(bound("SERVICES6", UNANSWERED, capacity, &mut v6.services, service_order));
+    (plan.v4.services, plan.v4.backends) = (Arc::new(v4.services), Arc::new(v4.backends));
+    (plan.v6.services, plan.v6.backends) = (Arc::new(v6.services), Arc::new(v6.backends));
+    plan.names.services = Arc::new(names);
+    shortfalls
+}
+
+/// The first compilation, and each while not all frontends fit: nothing can be taken over from tables that lack some.
+fn compile_all_services(snapshot: &Snapshot, ids: &mut Ids, plan: &mut Plan) -> Vec<Shortfall> {
+    ids.service_state.forget();
+    (plan.v4.services, plan.v4.backends) = Default::default();
+    (plan.v6.services, plan.v6.backends) = Default::default();
+    plan.names.services = Arc::default();
+    let shortfalls = compile_services(&Snapshot::default(), snapshot, ids, plan);
+    let now = ids.now;
+    ids.service_state.v4().disown(&plan.names.services, now);
+    ids.service_state.v6().disown(&plan.names.services, now);
+    shortfalls
+}
+
+fn service_order<A: Address>(key: &ServiceKey<A>) -> (A, Port, u8, u8) {
+    (key.address, key.port, key.protocol, key.scope)
 }
 
 fn family<A: Address>(
@@ -63,27 +153,43 @@ fn family<A: Address>(
     addresses: &Addresses,
     policies: &PolicyTables,
     ids: &Ids,
-) -> FamilyPlan<A> {
-    let mut plan = FamilyPlan::default();
+    [peer_table, cidr_table, endpoint_table]: [&'static str; 3],
+    plan: &mut FamilyPlan<A>,
+    shortfalls: &mut Vec<Shortfall>,
+) {
+    let (mut peers, mut cidrs, mut endpoints) = (HashMap::new(), HashMap::new(), HashMap::new());
     for (ip, owner) in addresses {
         let (Some(address), Some(class)) = (A::from_ip(*ip), policies.classes.get(ip)) else { continue };
         let (node, flags) = whereabouts(snapshot, owner, ids);
-        plan.peers.insert(address, Peer { class: *class, node, flags });
+        peers.insert(address, Peer { class: *class, node, flags });
     }
     for prefix in &policies.cidrs {
         let Some(key) = cidr_key::<A>(&prefix.net) else { continue };
         let (node, flags) = prefix_route(snapshot, &prefix.net, prefix.kind, ids);
         // What no prefix matches is WORLD anyway.
         if prefix.net.prefix_len() > 0 || prefix.class != abi::class::WORLD {
-            plan.cidrs.insert(key, Peer { class: prefix.class, node, flags });
+            cidrs.insert(key, Peer { class: prefix.class, node, flags });
         }
     }
     for (endpoint, binding) in snapshot.endpoints.iter().zip(&policies.bindings) {
         for address in endpoint.addresses.iter().filter_map(|ip| A::from_ip(*ip)) {
-            plan.endpoints.insert(address, entry(endpoint, *binding));
+            endpoints.insert(address, entry(endpoint, *binding));
         }
     }
-    plan
+    let limits = ids.limits;
+    shortfalls.extend(bound(
+        peer_table,
+        "the rest are unknown pods to policies",
+        limits.peers,
+        &mut peers,
+        |k| *k,
+    ));
+    let narrower = "narrower prefixes are treated as the wider ones";
+    let by_width = |key: &CidrKey<A>| (key.prefix_len, key.address);
+    shortfalls.extend(bound(cidr_table, narrower, limits.peer_cidrs, &mut cidrs, by_width));
+    let cut_off = "the rest of this node's pods are cut off";
+    shortfalls.extend(bound(endpoint_table, cut_off, limits.endpoints, &mut endpoints, |key| *key));
+    (plan.peers, plan.cidrs, plan.endpoints) = (Arc::new(peers), Arc::new(cidrs), Arc::new(endpoints));
 }
 
 /// The node index and flags of a peer.
@@ -155,36 +261,30 @@ fn addresses<A: Address>(ips: &[IpAddr]) -> [A; NODE_ADDRESSES] {
 }
 
 /// Puts the verdicts into POLICY, long lists of ranges into slices of POLICY_RANGES.
-fn verdicts(policies: &PolicyTables, ids: &mut Ids, plan: &mut Plan) {
+fn verdicts(policies: &PolicyTables, ids: &mut Ids, plan: &mut Plan, shortfalls: &mut Vec<Shortfall>) {
     let mut slices = BTreeMap::new();
     let mut dropped = 0;
     let mut entries = HashMap::new();
     for verdict in &policies.verdicts {
         let key = PolicyKey { policy: verdict.policy, class: verdict.class };
         let ranges = lower(&verdict.allowed);
-        let base = if ranges.len() > abi::POLICY_INLINE_RANGES {
-            match slice(&ranges, ids, &mut slices) {
-                Some(base) => base,
-                None => {
-                    dropped += 1;
-                    continue;
-                }
-            }
-        } else {
-            0
+        let inline = ranges.len() <= abi::POLICY_INLINE_RANGES;
+        let Some(base) = (if inline { Some(0) } else { slice(&ranges, ids, &mut slices) }) else {
+            dropped += 1;
+            continue;
         };
         entries.insert(key, policy_entry(&verdict.allowed, &ranges, base));
     }
     retire(ids, &slices);
     if dropped > 0 {
         let (wanted, capacity) = (policies.verdicts.len(), policies.verdicts.len() - dropped);
-        plan.shortfalls.push(Shortfall { table: "POLICY_RANGES", wanted, capacity, consequence: DENIED });
+        shortfalls.push(Shortfall { table: "POLICY_RANGES", wanted, capacity, consequence: DENIED });
     }
-    plan.ranges = slices.into_iter().map(|(items, base)| Slice { base, items }).collect();
     // The entries for anyone first: where those are missing a pod is cut off altogether.
     let anyone_first = |key: &PolicyKey| (key.class != abi::class::ANY, key.policy, key.class);
-    plan.bound("POLICY", DENIED, ids.limits.policy, &mut entries, anyone_first);
-    plan.policy = entries;
+    shortfalls.extend(bound("POLICY", DENIED, ids.limits.policy, &mut entries, anyone_first));
+    plan.ranges = Arc::new(slices.into_iter().map(|(items, base)| Slice { base, items }).collect());
+    plan.policy = Arc::new(entries);
 }
 
 fn lower(allowed: &PortSet) -> Vec<PortRange> {
@@ -239,32 +339,16 @@ fn retire(ids: &mut Ids, live: &BTreeMap<Arc<[PortRange]>, u32>) {
     });
 }
 
-fn bound<A: Address>(plan: &mut Plan, ids: &Ids, family: &mut FamilyPlan<A>, tables: [&'static str; 4]) {
-    let [peers, cidrs, endpoints, services] = tables;
-    let limits = ids.limits;
-    let FamilyPlan {
-        peers: all_peers,
-        cidrs: all_cidrs,
-        endpoints: all_endpoints,
-        services: all_services,
-        ..
-    } = family;
-    plan.bound(peers, "the rest are unknown pods to policies", limits.peers, all_peers, |key| *key);
-    plan.bound(
-        cidrs,
-        "narrower prefixes are treated as the wider ones",
-        limits.peer_cidrs,
-        all_cidrs,
-        |key| (key.prefix_len, key.address),
-    );
-    plan.bound(
-        endpoints,
-        "the rest of this node's pods are cut off",
-        limits.endpoints,
-        all_endpoints,
-        |key| *key,
-    );
-    plan.bound(services, "the rest do not answer", limits.services, all_services, |key| {
-        (key.address, key.port, key.protocol, key.scope)
-    });
+// === impl Last ===
+
+impl Last {
+    /// Before the first compilation: equal to no snapshot.
+    fn nothing() -> Box<Self> {
+        Box::new(Last {
+            snapshot: Snapshot::default(),
+            plan: Plan::default(),
+            shortfalls: [Vec::new(), Vec::new()],
+            leaving: true,
+        })
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use abi::{Addr4, Addr6, Backend, Node, PortRange, Service, class, names, policy_id};
 
-use crate::{nodes::NodeIndexes, policy::Retiring, services::ServiceState, slots::Slots};
+use crate::{compile::Last, nodes::NodeIndexes, policy::Retiring, services::ServiceState, slots::Slots};
 
 /// How long a slot or number stays untouched after the last entry that names it was replaced: far longer than any packet's
 /// way through a program, so that no reader follows an old entry into new content.
@@ -50,6 +50,7 @@ pub struct Ids {
     pub(crate) retiring: Retiring,
     pub(crate) service_state: ServiceState,
     pub(crate) nodes: NodeIndexes,
+    pub(crate) last: Option<Box<Last>>,
 }
 
 /// Numbers derived from content: the hash itself, or the next free one where two hashes meet.
@@ -93,6 +94,7 @@ impl Ids {
             retiring: Retiring::default(),
             service_state: ServiceState::new(&limits),
             nodes: NodeIndexes::default(),
+            last: None,
             limits,
         }
     }

@@ -8,12 +8,12 @@ use crate::{
 };
 
 /// Meanings of one plan's numbers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Names {
     /// Policies by policy id.
-    pub policies: HashMap<u32, Arc<Subject>>,
+    pub policies: Arc<HashMap<u32, Arc<Subject>>>,
     /// Service ports by service id.
-    pub services: HashMap<u32, ServiceName>,
+    pub services: Arc<HashMap<u32, ServiceName>>,
 }
 
 /// A port of a Service.

@@ -14,7 +14,10 @@ use abi::{
 use crate::{family::Address, host::Host, names::Names};
 
 /// Everything that the kernel is to hold at one revision.
-#[derive(Debug, Default)]
+///
+/// Tables are shared: one that no change concerned is the very table of the plan before, which tells whoever applies it that
+/// there is nothing to compare.
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The revision of the snapshot.
     pub revision: u64,
@@ -23,38 +26,38 @@ pub struct Plan {
     /// Tables of IPv6.
     pub v6: FamilyPlan<Addr6>,
     /// NODES by index.
-    pub nodes: BTreeMap<u32, Node>,
+    pub nodes: Arc<BTreeMap<u32, Node>>,
     /// POD_NETNS.
-    pub netns: HashMap<u64, PodNetns>,
+    pub netns: Arc<HashMap<u64, PodNetns>>,
     /// POLICY.
-    pub policy: HashMap<PolicyKey, PolicyEntry>,
+    pub policy: Arc<HashMap<PolicyKey, PolicyEntry>>,
     /// POLICY_RANGES: the slices that POLICY refers to.
-    pub ranges: Vec<Slice<PortRange>>,
+    pub ranges: Arc<Vec<Slice<PortRange>>>,
     /// What STATE says of the node.
     pub local: Local,
     /// What the node's own network stack must have.
-    pub host: Host,
+    pub host: Arc<Host>,
     /// What did not fit; it is denied or rejected, and must be reported.
     pub shortfalls: Vec<Shortfall>,
     /// Something is on its way out: compile again after the grace period.
     pub unsettled: bool,
     /// What the numbers mean, for people.
-    pub names: Arc<Names>,
+    pub names: Names,
 }
 
 /// The tables that exist once a family.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FamilyPlan<A> {
     /// PEERS.
-    pub peers: HashMap<A, Peer>,
+    pub peers: Arc<HashMap<A, Peer>>,
     /// PEER_CIDRS.
-    pub cidrs: HashMap<CidrKey<A>, Peer>,
+    pub cidrs: Arc<HashMap<CidrKey<A>, Peer>>,
     /// ENDPOINTS.
-    pub endpoints: HashMap<A, Endpoint>,
-    /// BACKENDS: the slices that SERVICES refers to.
-    pub backends: Vec<Slice<Backend<A>>>,
+    pub endpoints: Arc<HashMap<A, Endpoint>>,
+    /// BACKENDS: the slices that SERVICES refers to, by service id.
+    pub backends: Arc<HashMap<u32, Slice<Backend<A>>>>,
     /// SERVICES.
-    pub services: HashMap<ServiceKey<A>, Service>,
+    pub services: Arc<HashMap<ServiceKey<A>, Service>>,
 }
 
 /// A run of array elements.
@@ -100,11 +103,11 @@ pub struct Shortfall {
 impl<A> Default for FamilyPlan<A> {
     fn default() -> Self {
         FamilyPlan {
-            peers: HashMap::new(),
-            cidrs: HashMap::new(),
-            endpoints: HashMap::new(),
-            backends: Vec::new(),
-            services: HashMap::new(),
+            peers: Arc::default(),
+            cidrs: Arc::default(),
+            endpoints: Arc::default(),
+            backends: Arc::default(),
+            services: Arc::default(),
         }
     }
 }
@@ -119,27 +122,26 @@ impl Plan {
         }
         of(&self.v4).chain(of(&self.v6))
     }
+}
 
-    /// Keeps the first `capacity` entries in the order of `by`, so that the same ones are kept each time.
-    pub(crate) fn bound<K: Copy + std::hash::Hash + Eq, V, O: Ord>(
-        &mut self,
-        table: &'static str,
-        consequence: &'static str,
-        capacity: usize,
-        entries: &mut HashMap<K, V>,
-        by: impl Fn(&K) -> O,
-    ) {
-        let wanted = entries.len();
-        if wanted <= capacity {
-            return;
-        }
-        let mut keys: Vec<K> = entries.keys().copied().collect();
-        keys.sort_unstable_by_key(by);
-        for key in &keys[capacity..] {
-            entries.remove(key);
-        }
-        self.shortfalls.push(Shortfall { table, wanted, capacity, consequence });
+/// Keeps the first `capacity` entries in the order of `by`, so that the same ones are kept each time.
+pub(crate) fn bound<K: Copy + std::hash::Hash + Eq, V, O: Ord>(
+    table: &'static str,
+    consequence: &'static str,
+    capacity: usize,
+    entries: &mut HashMap<K, V>,
+    by: impl Fn(&K) -> O,
+) -> Option<Shortfall> {
+    let wanted = entries.len();
+    if wanted <= capacity {
+        return None;
     }
+    let mut keys: Vec<K> = entries.keys().copied().collect();
+    keys.sort_unstable_by_key(by);
+    for key in &keys[capacity..] {
+        entries.remove(key);
+    }
+    Some(Shortfall { table, wanted, capacity, consequence })
 }
 
 /// Picks the tables of a family out of a plan.

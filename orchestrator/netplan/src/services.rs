@@ -3,7 +3,12 @@
 //! A service port has one slice of backends for each family, shared by its frontends. A changed slice is a new run of slots:
 //! it is written first, then the frontends flip to it, and the old run rests for a grace period before it is used again.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use abi::{Addr4, Addr6, Backend as Entry, Port, Service as Frontend, ServiceKey, scope, service_flag};
 
@@ -12,16 +17,29 @@ use crate::{
     hash::stable,
     ids::{Ids, Limits, Numbers},
     names::ServiceName,
-    plan::{FamilyPlan, Shortfall, Slice},
+    plan::{Shortfall, Slice},
     slots::Slots,
     snapshot::{EndpointSlice, Service, ServicePort, Snapshot},
 };
 
-/// The memory of this compiler: where each service port's backends are.
+/// The memory of this compiler: who the services are made of, and where their backends are.
 #[derive(Debug)]
 pub(crate) struct ServiceState {
     v4: Placed<Addr4>,
     v6: Placed<Addr6>,
+    known: HashMap<Owner, Known>,
+    /// Services that found no room: compiled again each time.
+    homeless: HashSet<Owner>,
+}
+
+/// Namespace and name of a Service.
+type Owner = (Arc<str>, Arc<str>);
+
+/// A Service, if there is one of the name, and the slices that say they are its.
+#[derive(Debug, Default)]
+struct Known {
+    service: Option<Arc<Service>>,
+    slices: Vec<Arc<EndpointSlice>>,
 }
 
 /// Slices of one family by service id.
@@ -36,9 +54,17 @@ pub(crate) struct Placed<A> {
 /// What the service compiler hands on.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceTables {
+    pub(crate) v4: FamilyServices<Addr4>,
+    pub(crate) v6: FamilyServices<Addr6>,
     pub(crate) names: HashMap<u32, ServiceName>,
     pub(crate) shortfalls: Vec<Shortfall>,
-    pub(crate) unsettled: bool,
+}
+
+/// The tables of one family.
+#[derive(Debug)]
+pub(crate) struct FamilyServices<A> {
+    pub(crate) services: HashMap<ServiceKey<A>, Frontend>,
+    pub(crate) backends: HashMap<u32, Slice<Entry<A>>>,
 }
 
 /// One service port while it is compiled.
@@ -55,44 +81,108 @@ struct Members<A> {
     list: Vec<(bool, bool, A, u16)>,
 }
 
-/// Compiles all Services into the tables of both families.
+/// Compiles the Services that changed between two snapshots into `tables`, which hold the others.
 pub(crate) fn compile(
-    snapshot: &Snapshot,
+    before: &Snapshot,
+    now: &Snapshot,
     ids: &mut Ids,
-    v4: &mut FamilyPlan<Addr4>,
-    v6: &mut FamilyPlan<Addr6>,
+    mut tables: ServiceTables,
 ) -> ServiceTables {
-    let mut tables = ServiceTables::default();
-    let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
-    for slice in &snapshot.slices {
-        by_service.entry((&slice.namespace, &slice.service)).or_default().push(slice);
+    let Ids { services: numbers, service_state: state, now: time, .. } = ids;
+    state.settle(*time);
+    let mut dirty = std::mem::take(&mut state.homeless);
+    let (gone, come) = differences(&before.slices, &now.slices);
+    for slice in gone {
+        let known = state.known.entry(owner_of(slice)).or_default();
+        known.slices.retain(|own| !Arc::ptr_eq(own, slice));
+        dirty.insert(owner_of(slice));
     }
-    let Ids { services: numbers, service_state: state, now, .. } = ids;
-    for service in &snapshot.services {
-        let slices = by_service.get(&(&*service.namespace, &*service.name)).map_or(&[][..], Vec::as_slice);
+    for slice in come {
+        state.known.entry(owner_of(slice)).or_default().slices.push(slice.clone());
+        dirty.insert(owner_of(slice));
+    }
+    let (gone, come) = differences(&before.services, &now.services);
+    let mut released = HashSet::new();
+    for service in gone {
+        let owner = (service.namespace.clone(), service.name.clone());
+        state.known.entry(owner.clone()).or_default().service = None;
+        dirty.insert(owner);
         for port in &service.ports {
             let one = Compiling { id: number(numbers, service, port), service, port };
-            tables.names.insert(one.id, ServiceName::new(service, port));
-            state.v4.port(&one, snapshot, slices, *now, v4);
-            state.v6.port(&one, snapshot, slices, *now, v6);
+            tables.remove(&one);
+            released.insert(one.id);
         }
     }
+    for service in come {
+        let owner = (service.namespace.clone(), service.name.clone());
+        state.known.entry(owner.clone()).or_default().service = Some(service.clone());
+        dirty.insert(owner);
+    }
+    for owner in dirty {
+        state.compile_one(&owner, now, numbers, *time, &mut tables);
+    }
+    released.retain(|id| !tables.names.contains_key(id));
+    state.v4.release(&released, *time, &mut tables.v4);
+    state.v6.release(&released, *time, &mut tables.v6);
     numbers.retain(|id| tables.names.contains_key(&id));
-    tables.unsettled = state.v4.finish(&tables.names, *now, v4) | state.v6.finish(&tables.names, *now, v6);
     tables.shortfalls.extend(state.v4.shortfall("BACKENDS4"));
     tables.shortfalls.extend(state.v6.shortfall("BACKENDS6"));
     tables
+}
+
+fn owner_of(slice: &EndpointSlice) -> Owner {
+    (slice.namespace.clone(), slice.service.clone())
 }
 
 fn number(numbers: &mut Numbers, service: &Service, port: &ServicePort) -> u32 {
     numbers.of(stable(&(&service.namespace, &service.name, &port.name, port.protocol)))
 }
 
+/// The objects that only one of two lists has, told apart by where they are.
+fn differences<'a, T>(before: &'a [Arc<T>], now: &'a [Arc<T>]) -> (Vec<&'a Arc<T>>, Vec<&'a Arc<T>>) {
+    let sorted = |list: &'a [Arc<T>]| {
+        let mut list: Vec<&Arc<T>> = list.iter().collect();
+        list.sort_unstable_by_key(|object| Arc::as_ptr(object));
+        list
+    };
+    let (before, now) = (sorted(before), sorted(now));
+    let without = |list: &[&'a Arc<T>], other: &[&'a Arc<T>]| -> Vec<&'a Arc<T>> {
+        let mut other = other.iter().map(|object| Arc::as_ptr(object)).peekable();
+        let only = list.iter().filter(|object| {
+            let pointer = Arc::as_ptr(object);
+            while other.next_if(|candidate| *candidate < pointer).is_some() {}
+            other.peek() != Some(&pointer)
+        });
+        only.copied().collect()
+    };
+    (without(&before, &now), without(&now, &before))
+}
+
 // === impl ServiceState ===
 
 impl ServiceState {
     pub(crate) fn new(limits: &Limits) -> Self {
-        ServiceState { v4: Placed::new(limits.backends), v6: Placed::new(limits.backends) }
+        ServiceState {
+            v4: Placed::new(limits.backends),
+            v6: Placed::new(limits.backends),
+            known: HashMap::new(),
+            homeless: HashSet::new(),
+        }
+    }
+
+    /// Frees what has rested; true while something still does, or waits for room.
+    pub(crate) fn settle(&mut self, now: Duration) -> bool {
+        self.v4.slots.settle(now) | self.v6.slots.settle(now) | !self.homeless.is_empty()
+    }
+
+    /// Whether some services wait for room.
+    pub(crate) fn is_short(&self) -> bool {
+        !self.homeless.is_empty()
+    }
+
+    /// Forgets the objects, so that the next compilation takes all of them; slots stay with their services.
+    pub(crate) fn forget(&mut self) {
+        self.known.clear();
     }
 
     pub(crate) fn v4(&mut self) -> &mut Placed<Addr4> {
@@ -101,6 +191,54 @@ impl ServiceState {
 
     pub(crate) fn v6(&mut self) -> &mut Placed<Addr6> {
         &mut self.v6
+    }
+
+    fn compile_one(
+        &mut self,
+        owner: &Owner,
+        snapshot: &Snapshot,
+        numbers: &mut Numbers,
+        now: Duration,
+        tables: &mut ServiceTables,
+    ) {
+        let Some(known) = self.known.get(owner) else { return };
+        let Some(service) = &known.service else {
+            if known.slices.is_empty() {
+                self.known.remove(owner);
+            }
+            return;
+        };
+        let mut placed = true;
+        for port in &service.ports {
+            let one = Compiling { id: number(numbers, service, port), service, port };
+            tables.names.insert(one.id, ServiceName::new(service, port));
+            placed &= self.v4.port(&one, snapshot, &known.slices, now, &mut tables.v4);
+            placed &= self.v6.port(&one, snapshot, &known.slices, now, &mut tables.v6);
+        }
+        if !placed {
+            self.homeless.insert(owner.clone());
+        }
+    }
+}
+
+// === impl ServiceTables ===
+
+impl ServiceTables {
+    /// Takes out everything of a service port.
+    fn remove(&mut self, one: &Compiling<'_>) {
+        self.names.remove(&one.id);
+        for (key, _) in one.frontends::<Addr4>() {
+            self.v4.services.remove(&key);
+        }
+        for (key, _) in one.frontends::<Addr6>() {
+            self.v6.services.remove(&key);
+        }
+    }
+}
+
+impl<A> Default for FamilyServices<A> {
+    fn default() -> Self {
+        FamilyServices { services: HashMap::new(), backends: HashMap::new() }
     }
 }
 
@@ -128,35 +266,40 @@ impl<A: Address> Placed<A> {
         }
     }
 
+    /// Compiles one port; false when its backends found no room.
     fn port(
         &mut self,
         one: &Compiling<'_>,
         snapshot: &Snapshot,
-        slices: &[&EndpointSlice],
+        slices: &[Arc<EndpointSlice>],
         now: Duration,
-        plan: &mut FamilyPlan<A>,
-    ) {
+        tables: &mut FamilyServices<A>,
+    ) -> bool {
         let addresses = one.frontends::<A>();
         if addresses.is_empty() {
-            return;
+            return true;
         }
         let members = Members::<A>::of(one.port, snapshot, slices);
         let mut frontend = members.frontend(one);
-        match self.place(one.id, &members, now) {
+        let slice = self.place(one.id, &members, now);
+        let placed = slice.is_some();
+        match slice {
             Some(slice) => {
                 frontend.base = slice.base;
-                plan.backends.push(slice);
+                tables.backends.insert(one.id, slice);
             }
             // Without slots it has no backends: rejected, and reported by the caller.
             None => {
                 self.missing += members.list.len();
                 (frontend.ready, frontend.ready_local) = (0, 0);
                 (frontend.terminating, frontend.terminating_local) = (0, 0);
+                tables.backends.remove(&one.id);
             }
         }
         for (key, flags) in addresses {
-            plan.services.insert(key, Frontend { flags, ..frontend });
+            tables.services.insert(key, Frontend { flags, ..frontend });
         }
+        placed
     }
 
     /// The slice of these members: the same one while they are the same.
@@ -184,18 +327,26 @@ impl<A: Address> Placed<A> {
         Some(slice)
     }
 
-    /// Lets go of what no service owns any more; true while slots rest.
-    fn finish(&mut self, live: &HashMap<u32, ServiceName>, now: Duration, plan: &FamilyPlan<A>) -> bool {
-        let used: std::collections::HashSet<u32> = plan.services.values().map(|service| service.id).collect();
+    /// Lets go of the slots of services that are gone.
+    fn release(&mut self, gone: &HashSet<u32>, now: Duration, tables: &mut FamilyServices<A>) {
+        for id in gone {
+            tables.backends.remove(id);
+            if let Some(slice) = self.slices.remove(id) {
+                self.slots.release(slice.base, slice.items.len() as u32, now);
+            }
+        }
+    }
+
+    /// Lets go of adopted slots whose services no longer exist.
+    pub(crate) fn disown(&mut self, names: &HashMap<u32, ServiceName>, now: Duration) {
         let slots = &mut self.slots;
         self.slices.retain(|id, slice| {
-            let keep = live.contains_key(id) && used.contains(id);
+            let keep = names.contains_key(id);
             if !keep {
                 slots.release(slice.base, slice.items.len() as u32, now);
             }
             keep
         });
-        slots.settle(now)
     }
 
     /// What did not find room since the last call.
@@ -240,7 +391,7 @@ impl Compiling<'_> {
 // === impl Members ===
 
 impl<A: Address> Members<A> {
-    fn of(port: &ServicePort, snapshot: &Snapshot, slices: &[&EndpointSlice]) -> Self {
+    fn of(port: &ServicePort, snapshot: &Snapshot, slices: &[Arc<EndpointSlice>]) -> Self {
         let mut list = Vec::new();
         for slice in slices {
             let number = slice.ports.iter().find(|p| p.name == port.name && p.protocol == port.protocol);

@@ -10,8 +10,8 @@ use std::{
 use netplan::{
     Ids, Labels, Limits, Plan, Selector, Snapshot, compile,
     snapshot::{
-        Backend, EndpointSlice, LocalEndpoint, NetworkPolicy, Peer, Pod, PolicyPort, PortMatch, Protocol, Rule,
-        Service, ServicePort, SlicePort,
+        Backend, EndpointSlice, LocalEndpoint, NetworkPolicy, Peer, Pod, PolicyPort, PortMatch, Protocol,
+        Rule, Service, ServicePort, SlicePort,
     },
     testing,
 };
@@ -48,7 +48,10 @@ fn policy(number: u32, ports: u16) -> Arc<NetworkPolicy> {
     let app = |number: u32| Selector::equals([("app", format!("app-{}", number % 250))]);
     let port = |port| PolicyPort { protocol: Protocol::Tcp, ports: PortMatch::Range(port, port) };
     let rule = |peer: u32| Rule {
-        peers: vec![Peer::Pods(app(peer)), Peer::Block(format!("192.0.{}.0/24", peer % 250).parse().unwrap(), vec![])],
+        peers: vec![
+            Peer::Pods(app(peer)),
+            Peer::Block(format!("192.0.{}.0/24", peer % 250).parse().unwrap(), vec![]),
+        ],
         ports: (0..ports).map(|p| port(8000 + 2 * p)).collect(),
     };
     Arc::new(NetworkPolicy {
@@ -65,7 +68,8 @@ fn policy(number: u32, ports: u16) -> Arc<NetworkPolicy> {
 fn two_hundred_fifty_policies_over_a_full_node() {
     let mut snapshot = testing::snapshot();
     snapshot.pods = (0..10_000).map(|number| pod(number, number < 110)).collect();
-    snapshot.endpoints = (0..110).map(|number| endpoint(&snapshot.pods[number as usize], number + 10)).collect();
+    snapshot.endpoints =
+        (0..110).map(|number| endpoint(&snapshot.pods[number as usize], number + 10)).collect();
     snapshot.policies = (0..250).map(|number| policy(number, 3)).collect();
     let mut ids = Ids::new(Limits::default());
     let second = Duration::from_secs(1);

@@ -206,9 +206,8 @@ impl State {
         self.acknowledge(applied.revision);
         self.change(|inner| inner.programmed.set(&plan));
         self.hinder(cidrs.is_empty().then_some("the node has no podCIDR yet"));
-        let unsettled = plan.unsettled;
-        self.names.send_replace(Arc::new(NameBook::new(snapshot, plan.names)));
-        Ok(unsettled)
+        self.names.send_replace(Arc::new(NameBook::new(snapshot, &plan)));
+        Ok(plan.unsettled)
     }
 }
 

@@ -6,54 +6,82 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use netplan::{Direction, Names, Snapshot};
+use netplan::{Direction, Names, Plan, Snapshot};
 use observe::{Names as Naming, Owner};
 
-/// A directory of one plan's names. Its index is made when somebody asks: most plans see no event.
+/// A directory of one plan's names, shared with those who explain events. Addresses are looked up in an index that is made when
+/// somebody first asks: most plans are replaced before anybody does.
 #[derive(Debug, Default)]
 pub struct NameBook {
     snapshot: Snapshot,
-    owners: OnceLock<HashMap<IpAddr, Owner>>,
-    numbers: Arc<Names>,
+    numbers: Names,
+    owners: OnceLock<HashMap<IpAddr, Place>>,
+}
+
+/// Where in the snapshot's lists an address is from.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Service(usize),
+    Pod(usize),
+    Endpoint(usize),
+    Node(usize),
 }
 
 impl NameBook {
     /// The names of a snapshot and of the plan that was compiled from it.
-    pub(super) fn new(snapshot: Snapshot, numbers: Arc<Names>) -> Self {
-        NameBook { snapshot, owners: OnceLock::new(), numbers }
+    pub(super) fn new(snapshot: Snapshot, plan: &Plan) -> Self {
+        NameBook { snapshot, numbers: plan.names.clone(), owners: OnceLock::new() }
+    }
+
+    fn owners(&self) -> &HashMap<IpAddr, Place> {
+        self.owners.get_or_init(|| index(&self.snapshot))
     }
 }
 
-/// Later ones win: a device here beats what the API still says of its address, and a node beats hostNetwork pods.
-fn owners(snapshot: &Snapshot) -> HashMap<IpAddr, Owner> {
+/// Later kinds win: a node's address is a node's, whichever pods share it.
+fn index(snapshot: &Snapshot) -> HashMap<IpAddr, Place> {
     let mut owners = HashMap::new();
-    for service in &snapshot.services {
-        let owner = Owner::Service { namespace: service.namespace.clone(), name: service.name.clone() };
+    for (at, service) in snapshot.services.iter().enumerate() {
         let addresses = service.cluster_ips.iter().chain(&service.external_ips);
-        owners.extend(addresses.map(|address| (*address, owner.clone())));
+        owners.extend(addresses.map(|address| (*address, Place::Service(at))));
     }
-    for pod in snapshot.pods.iter().filter(|pod| !pod.host_network) {
-        let owner =
-            Owner::Pod { namespace: pod.namespace.clone(), name: pod.name.clone(), node: pod.node.clone() };
-        owners.extend(pod.addresses.iter().map(|address| (*address, owner.clone())));
+    for (at, pod) in snapshot.pods.iter().enumerate().filter(|(_, pod)| !pod.host_network) {
+        owners.extend(pod.addresses.iter().map(|address| (*address, Place::Pod(at))));
     }
-    for endpoint in &snapshot.endpoints {
-        let (namespace, name, node) =
-            (endpoint.namespace.clone(), endpoint.name.clone(), snapshot.node.clone());
-        let owner = Owner::Pod { namespace, name, node };
-        owners.extend(endpoint.addresses.iter().map(|address| (*address, owner.clone())));
+    for (at, endpoint) in snapshot.endpoints.iter().enumerate() {
+        owners.extend(endpoint.addresses.iter().map(|address| (*address, Place::Endpoint(at))));
     }
-    for node in &snapshot.nodes {
+    for (at, node) in snapshot.nodes.iter().enumerate() {
         let overlay = [false, true].into_iter().filter_map(|v6| node.overlay(v6));
-        let owner = Owner::Node { name: node.name.clone() };
-        owners.extend(node.addresses.iter().copied().chain(overlay).map(|a| (a, owner.clone())));
+        owners
+            .extend(node.addresses.iter().copied().chain(overlay).map(|address| (address, Place::Node(at))));
     }
     owners
 }
 
 impl Naming for NameBook {
     fn owner(&self, address: IpAddr) -> Option<Owner> {
-        self.owners.get_or_init(|| owners(&self.snapshot)).get(&address).cloned()
+        let snapshot = &self.snapshot;
+        Some(match *self.owners().get(&address)? {
+            Place::Service(at) => {
+                let service = &snapshot.services[at];
+                Owner::Service { namespace: service.namespace.clone(), name: service.name.clone() }
+            }
+            Place::Pod(at) => {
+                let pod = &snapshot.pods[at];
+                Owner::Pod {
+                    namespace: pod.namespace.clone(),
+                    name: pod.name.clone(),
+                    node: pod.node.clone(),
+                }
+            }
+            Place::Endpoint(at) => {
+                let endpoint = &snapshot.endpoints[at];
+                let (namespace, name) = (endpoint.namespace.clone(), endpoint.name.clone());
+                Owner::Pod { namespace, name, node: snapshot.node.clone() }
+            }
+            Place::Node(at) => Owner::Node { name: snapshot.nodes[at].name.clone() },
+        })
     }
 
     fn service(&self, id: u32) -> Option<Arc<str>> {

@@ -63,7 +63,7 @@ fn on_a_node(test: impl FnOnce(&mut Netlink) + Send) {
     });
 }
 
-fn host(routing: Routing) -> Host {
+fn host(routing: Routing) -> std::sync::Arc<Host> {
     let mut snapshot = netplan::testing::snapshot();
     snapshot.cluster.routing = routing;
     snapshot.nodes = vec![

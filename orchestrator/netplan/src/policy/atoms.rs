@@ -1,6 +1,9 @@
 //! The questions that rules ask about the other end of a connection, each once.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -27,6 +30,10 @@ pub(super) enum Atom {
 pub(super) struct Atoms {
     index: HashMap<Atom, usize>,
     hashes: Vec<u64>,
+    /// Blocks by their prefix: those that hold an address are found by its leading bits.
+    blocks: HashMap<IpNet, Vec<usize>>,
+    /// Exceptions by the number of their block.
+    exceptions: HashMap<usize, Vec<IpNet>>,
     /// Names that egress rules use: their numbers at a pod are part of what tells classes apart.
     named: Vec<(Arc<str>, Protocol)>,
 }
@@ -35,10 +42,11 @@ pub(super) struct Atoms {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bits(Vec<u64>);
 
-/// What an atom may look at.
+/// A pod as an atom sees it.
 pub(super) struct Other<'a> {
-    pub(super) address: Option<IpAddr>,
-    pub(super) pod: Option<(&'a str, &'a Labels, &'a Labels)>,
+    pub(super) namespace: &'a str,
+    pub(super) namespace_labels: &'a Labels,
+    pub(super) labels: &'a Labels,
 }
 
 // === impl Atoms ===
@@ -67,10 +75,13 @@ impl Atoms {
 
     fn add(&mut self, atom: Atom) {
         let next = self.index.len();
-        if let std::collections::hash_map::Entry::Vacant(entry) = self.index.entry(atom) {
-            self.hashes.push(stable(entry.key()));
-            entry.insert(next);
+        let Entry::Vacant(entry) = self.index.entry(atom) else { return };
+        self.hashes.push(stable(entry.key()));
+        if let Atom::Block(net, except) = entry.key() {
+            self.blocks.entry(*net).or_default().push(next);
+            self.exceptions.insert(next, except.clone());
         }
+        entry.insert(next);
     }
 
     /// The number of the atom that `peer` of a rule of `policy` asks.
@@ -80,36 +91,35 @@ impl Atoms {
 
     /// Which questions about pods `other` answers with yes.
     pub(super) fn pods(&self, other: &Other<'_>) -> Bits {
-        self.matching(|atom| !matches!(atom, Atom::Block(..)) && atom.holds(other))
+        let mut bits = Bits::default();
+        let yes = self.index.iter().filter(|(atom, _)| atom.selects(other));
+        yes.for_each(|(_, number)| bits.set(*number));
+        bits
     }
 
-    /// Adds the questions about addresses that `address` answers with yes.
-    pub(super) fn add_blocks(&self, bits: &mut Bits, address: IpAddr) {
-        let other = Other { address: Some(address), pod: None };
-        for (atom, number) in &self.index {
-            if matches!(atom, Atom::Block(..)) && atom.holds(&other) {
-                bits.set(*number);
+    /// Adds the blocks that hold for every address whose longest known prefix is `net`; for an address, its own full prefix.
+    pub(super) fn add_blocks(&self, bits: &mut Bits, net: &IpNet) {
+        if self.blocks.is_empty() {
+            return;
+        }
+        for length in 0..=net.prefix_len() {
+            let Ok(wider) = IpNet::new(net.addr(), length) else { continue };
+            for number in self.blocks.get(&wider.trunc()).into_iter().flatten() {
+                if !self.exceptions[number].iter().any(|except| except.contains(net)) {
+                    bits.set(*number);
+                }
             }
         }
     }
 
-    /// The blocks that hold for every address whose longest known prefix is `prefix`.
-    pub(super) fn blocks_of_prefix(&self, prefix: &IpNet) -> Bits {
-        self.matching(|atom| match atom {
-            Atom::Block(net, except) => net.contains(prefix) && !except.iter().any(|e| e.contains(prefix)),
-            _ => false,
-        })
+    /// Whether any rule asks about addresses.
+    pub(super) fn has_blocks(&self) -> bool {
+        !self.blocks.is_empty()
     }
 
     /// Every prefix that a block mentions.
     pub(super) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
-        self.index
-            .keys()
-            .filter_map(|atom| match atom {
-                Atom::Block(net, except) => Some(except.iter().chain([net]).map(IpNet::trunc)),
-                _ => None,
-            })
-            .flatten()
+        self.blocks.keys().chain(self.exceptions.values().flatten()).copied()
     }
 
     /// What identifies a set of answers in any process: the sorted hashes of its atoms.
@@ -122,16 +132,6 @@ impl Atoms {
     /// Names that egress rules use.
     pub(super) fn named(&self) -> &[(Arc<str>, Protocol)] {
         &self.named
-    }
-
-    fn matching(&self, holds: impl Fn(&Atom) -> bool) -> Bits {
-        let mut bits = Bits::default();
-        for (atom, number) in &self.index {
-            if holds(atom) {
-                bits.set(*number);
-            }
-        }
-        bits
     }
 }
 
@@ -146,18 +146,14 @@ impl Atom {
         }
     }
 
-    fn holds(&self, other: &Other<'_>) -> bool {
-        match (self, other.pod, other.address) {
-            (Atom::PodsOf(wanted, pods), Some((namespace, _, labels)), _) => {
-                **wanted == *namespace && pods.matches(labels)
+    /// Whether it is about pods, and `other` is one of them.
+    fn selects(&self, other: &Other<'_>) -> bool {
+        match self {
+            Atom::PodsOf(wanted, pods) => **wanted == *other.namespace && pods.matches(other.labels),
+            Atom::PodsIn(namespaces, pods) => {
+                namespaces.matches(other.namespace_labels) && pods.matches(other.labels)
             }
-            (Atom::PodsIn(namespaces, pods), Some((_, namespace_labels, labels)), _) => {
-                namespaces.matches(namespace_labels) && pods.matches(labels)
-            }
-            (Atom::Block(net, except), _, Some(address)) => {
-                net.contains(&address) && !except.iter().any(|e| e.contains(&address))
-            }
-            _ => false,
+            Atom::Block(..) => false,
         }
     }
 }

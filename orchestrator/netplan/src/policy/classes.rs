@@ -58,13 +58,22 @@ pub(super) struct Classes<'a> {
     namespaces: HashMap<&'a str, &'a Labels>,
     /// Pods made from one template share labels: they are matched once.
     matched: HashMap<(&'a str, &'a Labels), Bits>,
+    of_labels: HashMap<(&'a str, &'a Labels), u32>,
     all: HashMap<u32, Class>,
 }
 
 impl<'a> Classes<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, atoms: &'a Atoms, ids: &'a mut Ids) -> Self {
         let namespaces = snapshot.namespaces.iter().map(|n| (&*n.name, &n.labels)).collect();
-        Classes { snapshot, atoms, ids, namespaces, matched: HashMap::new(), all: HashMap::new() }
+        Classes {
+            snapshot,
+            atoms,
+            ids,
+            namespaces,
+            matched: HashMap::new(),
+            of_labels: HashMap::new(),
+            all: HashMap::new(),
+        }
     }
 
     /// The class of every pod's and node's address.
@@ -73,10 +82,10 @@ impl<'a> Classes<'a> {
             let class = match owner {
                 Owner::Pod(at) => self.of_pod(*address, *at),
                 Owner::Node { local: true, .. } => {
-                    self.class(Kind::LocalNode, Some(*address), Bits::default(), vec![])
+                    self.class(Kind::LocalNode, Some((*address).into()), Bits::default(), vec![])
                 }
                 Owner::Node { local: false, .. } => {
-                    self.class(Kind::Node, Some(*address), Bits::default(), vec![])
+                    self.class(Kind::Node, Some((*address).into()), Bits::default(), vec![])
                 }
                 // Its labels are not known yet; until they are it is what an unknown pod is.
                 Owner::Nameless(_) => self.class(Kind::Unknown, None, Bits::default(), vec![]),
@@ -104,8 +113,7 @@ impl<'a> Classes<'a> {
             let class = self.class(Kind::Unknown, None, Bits::default(), vec![]);
             return Prefix { net, class, kind: Kind::Unknown };
         }
-        let atoms = self.atoms.blocks_of_prefix(&net);
-        Prefix { net, class: self.class(Kind::World, None, atoms, vec![]), kind: Kind::World }
+        Prefix { net, class: self.class(Kind::World, Some(net), Bits::default(), vec![]), kind: Kind::World }
     }
 
     /// Every class that was asked for.
@@ -115,6 +123,21 @@ impl<'a> Classes<'a> {
 
     fn of_pod(&mut self, address: IpAddr, at: usize) -> u32 {
         let pod: &'a Pod = &self.snapshot.pods[at];
+        // Where only labels count, all pods of one template are in one class.
+        let by_labels = !self.atoms.has_blocks() && self.atoms.named().is_empty();
+        if !by_labels {
+            return self.of_pod_alone(address, pod);
+        }
+        let key = (&*pod.namespace, &pod.labels);
+        if let Some(class) = self.of_labels.get(&key) {
+            return *class;
+        }
+        let class = self.of_pod_alone(address, pod);
+        self.of_labels.insert(key, class);
+        class
+    }
+
+    fn of_pod_alone(&mut self, address: IpAddr, pod: &'a Pod) -> u32 {
         let atoms = self.match_pod(pod);
         let named = self
             .atoms
@@ -125,7 +148,7 @@ impl<'a> Classes<'a> {
                 Some((Arc::clone(name), *protocol, port.port))
             })
             .collect();
-        self.class(Kind::Pod, Some(address), atoms, named)
+        self.class(Kind::Pod, Some(address.into()), atoms, named)
     }
 
     fn match_pod(&mut self, pod: &'a Pod) -> Bits {
@@ -135,7 +158,7 @@ impl<'a> Classes<'a> {
         }
         let none = Labels::default();
         let namespace_labels = self.namespaces.get(&*pod.namespace).copied().unwrap_or(&none);
-        let other = Other { address: None, pod: Some((&*pod.namespace, namespace_labels, &pod.labels)) };
+        let other = Other { namespace: &pod.namespace, namespace_labels, labels: &pod.labels };
         let bits = self.atoms.pods(&other);
         self.matched.insert(key, bits.clone());
         bits
@@ -144,12 +167,12 @@ impl<'a> Classes<'a> {
     fn class(
         &mut self,
         kind: Kind,
-        address: Option<IpAddr>,
+        net: Option<IpNet>,
         mut atoms: Bits,
         named: Vec<(Arc<str>, Protocol, u16)>,
     ) -> u32 {
-        if let Some(address) = address {
-            self.atoms.add_blocks(&mut atoms, address);
+        if let Some(net) = net {
+            self.atoms.add_blocks(&mut atoms, &net);
         }
         let number = match kind {
             Kind::Unknown => abi::class::UNKNOWN_POD,

@@ -57,7 +57,7 @@ fn find(plan: &Plan, address: &str, port: u16, scope: u8) -> Option<Frontend> {
 }
 
 fn addresses(plan: &Plan, frontend: &Frontend) -> Vec<String> {
-    let slice = plan.v4.backends.iter().find(|slice| slice.base == frontend.base).unwrap();
+    let slice = plan.v4.backends.values().find(|slice| slice.base == frontend.base).unwrap();
     slice.items.iter().map(|b| format!("{:?}:{}", b.address, b.port.get())).collect()
 }
 
@@ -139,7 +139,7 @@ fn a_restarted_agent_changes_nothing() {
     let held = compile(&web(), &mut before);
     let slot = |index: u32| {
         let slice =
-            held.v4.backends.iter().find(|s| (s.base..s.base + s.items.len() as u32).contains(&index))?;
+            held.v4.backends.values().find(|s| (s.base..s.base + s.items.len() as u32).contains(&index))?;
         slice.items.get((index - slice.base) as usize).copied()
     };
     let mut after = Ids::new(Limits::default());
@@ -148,4 +148,52 @@ fn a_restarted_agent_changes_nothing() {
     reversed.services.reverse();
     let plan = compile(&reversed, &mut after);
     assert_eq!(plan.v4.services, held.v4.services);
+}
+
+/// Every frontend with all that it leads to, wherever that is.
+fn view(plan: &Plan) -> std::collections::BTreeMap<String, String> {
+    let one = |(key, frontend): (&ServiceKey<Addr4>, &Frontend)| {
+        let slice = plan.v4.backends.get(&frontend.id).map(|slice| {
+            assert_eq!(slice.base, frontend.base);
+            format!("{:?}", slice.items)
+        });
+        (format!("{key:?}"), format!("{:?} {slice:?}", Frontend { base: 0, ..*frontend }))
+    };
+    plan.v4.services.iter().map(one).collect()
+}
+
+#[test]
+fn what_is_taken_over_is_what_would_be_compiled_anew() {
+    let mut ids = Ids::new(Limits { backends: 64, ..Limits::default() });
+    let mut now = testing::snapshot();
+    // Numerical Recipes' generator: the same walk each time.
+    let mut seed = 7u32;
+    let mut next = move |below: u32| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 16) % below
+    };
+    for step in 0..400 {
+        let (name, at) = (format!("s{}", next(5)), next(4));
+        match next(4) {
+            0 => now.services.retain(|service| *service.name != *name),
+            1 => {
+                now.services.retain(|service| *service.name != *name);
+                let mut service = service(&name, &format!("10.96.0.{}", 10 + name.as_bytes()[1]));
+                service.ports[0].port = 80 + at as u16;
+                service.internal_local = at == 0;
+                now.services.push(Arc::new(service));
+            }
+            2 => now.slices.retain(|slice| *slice.service != *name),
+            _ => {
+                now.slices.retain(|slice| *slice.service != *name);
+                let backends = (0..at).map(|i| backend(&format!("10.244.1.{}", i + next(3)), "two", "ready"));
+                now.slices.push(Arc::new(slice(&name, backends.collect())));
+            }
+        }
+        ids.set_now(GRACE * step * 2);
+        let taken_over = compile(&now, &mut ids);
+        let anew = compile(&now, &mut Ids::new(Limits::default()));
+        assert_eq!(view(&taken_over), view(&anew), "step {step}");
+        assert_eq!(taken_over.names.services, anew.names.services, "step {step}");
+    }
 }

@@ -25,26 +25,26 @@ impl Kernel {
         plan: &Plan,
         look: impl Fn(&Self, &str) -> Result<(), E>,
     ) -> Result<(), E> {
-        for slice in &plan.ranges {
+        for slice in plan.ranges.iter() {
             self.ranges.extend((slice.base..).zip(slice.items.iter().copied()));
         }
         self.policy.extend(plan.policy.iter().map(|(k, v)| (*k, *v)));
         look(self, "policy added")?;
-        for (key, value) in &plan.v4.peers {
+        for (key, value) in plan.v4.peers.iter() {
             self.peers.insert(*key, *value);
             look(self, "a peer added")?;
         }
-        for (key, value) in &plan.v4.cidrs {
+        for (key, value) in plan.v4.cidrs.iter() {
             self.cidrs.insert(*key, *value);
             look(self, "a prefix added")?;
         }
-        for (key, value) in &plan.v4.endpoints {
+        for (key, value) in plan.v4.endpoints.iter() {
             if let Some(held) = self.endpoints.get_mut(key) {
                 held.class = value.class;
                 look(self, "an endpoint's class moved")?;
             }
         }
-        for (key, value) in &plan.v4.endpoints {
+        for (key, value) in plan.v4.endpoints.iter() {
             self.endpoints.insert(*key, *value);
             look(self, "an endpoint added")?;
         }
