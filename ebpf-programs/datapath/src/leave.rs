@@ -1,7 +1,7 @@
 //! What leaves by the uplink: flows to outside the cluster are given the node's address, and what the node itself
 //! answers in a Service's name gets that name back.
 
-use abi::{ConntrackEntry, Hook, ct_flag, feature};
+use abi::{ConntrackEntry, Hook, ct_flag, feature, via};
 
 use crate::conntrack::{Found, account, other_tuple};
 use crate::context::{Context, note};
@@ -13,8 +13,9 @@ use crate::nat::rewrite;
 use crate::observe::{Note, Observer};
 use crate::packet::Packet;
 use crate::parse::parse;
+use crate::peer::is;
 use crate::tables::{Shared, Tables};
-use crate::verdict::{Kind, Step, Verdict, drop_code, need};
+use crate::verdict::{Kind, Step, Verdict, drop_code, need, refuse};
 use crate::{get, set};
 
 const PASS: Verdict = Verdict::new(Kind::Pass, 0);
@@ -47,13 +48,33 @@ pub fn uplink_egress<F: Family, P: Packet, T: Tables<F>, O: Observer>(
         }
         return apply::<F, P, T, O>(cx, flow, &found);
     }
-    if flags & ct_flag::MASQUERADE != 0 && cx.has(feature::MASQUERADE) {
-        return match masquerade::<F, P, T, O>(cx, flow, found.entry, flags) {
-            Ok(()) => PASS,
-            Err(code) => Verdict::drop(code),
-        };
+    let done = if flags & ct_flag::MASQUERADE != 0 && cx.has(feature::MASQUERADE) {
+        masquerade::<F, P, T, O>(cx, flow, found.entry, flags)
+    } else {
+        undisputed::<F, T>(cx.tables, flow, &found)
+    };
+    match done {
+        Ok(()) => PASS,
+        Err(code) => Verdict::drop(code),
     }
-    PASS
+}
+
+/// Refuses a packet of the node's own whose tuple was claimed for a pod: answers to it would go to the pod. That takes
+/// an ephemeral range that was widened into the one of source NAT.
+#[inline(always)]
+fn undisputed<F: Family, T: Tables<F>>(
+    tables: &T,
+    flow: &Flow<F::Address>,
+    found: &Found<'_, F::Address>,
+) -> Step {
+    if found.flags & ct_flag::NAT == 0 || is(found.via(0), via::OUTSIDE) {
+        return Ok(());
+    }
+    let state = need!(tables.state(), Internal);
+    if F::is_node(state, &flow.source) != 0 {
+        refuse!(ConntrackClash)
+    }
+    Ok(())
 }
 
 /// The entry of a packet that was translated already: an alias was applied where the packet came in, so that what
@@ -70,14 +91,22 @@ fn lookup<'t, F: Family, T: Tables<F>>(
     Some(Found { entry, flags, reply: (flags & ct_flag::ORIG_LOW) ^ low })
 }
 
-/// A packet that is not on record: the node's own, unless a pod of this node sent it.
+/// A packet that is not on record: the node's own, unless a pod of this node sent it. A port that source NAT might
+/// claim is claimed for the node.
 #[inline(always)]
 fn unknown<F: Family, P: Packet, T: Tables<F>, O>(
     cx: &Context<'_, F, P, T, O>,
-    flow: &Flow<F::Address>,
+    flow: &mut Flow<F::Address>,
 ) -> Verdict {
     if cx.tables.endpoint(&flow.source).is_some() {
         return Verdict::drop(drop_code!(NoFlow));
+    }
+    let config = cx.tables.config();
+    let offset = (flow.source_port.get() as u32).wrapping_sub(get!(config.snat_first) as u32);
+    if offset <= get!(config.snat_mask) as u32 {
+        flow.via = [via::HOST, via::OUTSIDE];
+        // If it cannot be put on record now, the next packet tries again.
+        let _ = cx.tables.establish();
     }
     PASS
 }

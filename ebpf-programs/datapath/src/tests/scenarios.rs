@@ -81,6 +81,47 @@ both!(an_allowed_connection_lives_through_any_number_of_epochs, rig => {
     }
 });
 
+both!(translated_connections_live_through_epochs, rig => {
+    let talks = [
+        [("a", "tcp a:1 > world:443 S"), ("leaves", "tcp a:1 > world:443 S"), ("uplink", "tcp world:443 > node:* A")],
+        [("a", "tcp a:2 > self:80 S"), ("a", "tcp a:8080 > overlay:* SA"), ("a", "tcp a:2 > self:80 A")],
+        [("uplink", "tcp world:3 > node:30081 S"), ("tunnel", "tcp r:8080 > overlay:* SA"), ("uplink", "tcp world:3 > node:30081 A")],
+        [("uplink", "tcp world:4 > node:30080 S"), ("b", "tcp b:8080 > world:4 SA"), ("uplink", "tcp world:4 > node:30080 A")],
+    ];
+    for talk in talks {
+        for (at, text) in talk {
+            rig.new_epoch();
+            let verdict = rig.verdict(at, text);
+            assert!(!verdict.starts_with("drop"), "{at} {text}: {verdict}");
+        }
+    }
+});
+
+both!(a_pod_that_may_no_longer_leave_hears_no_more, rig => {
+    rig.world.allow_all(crate::host::world::TIE, class::WORLD);
+    assert_eq!(rig.verdict("tied", "tcp tied:1 > world:443 S"), "pass");
+    rig.verdict("leaves", "tcp tied:1 > world:443 S");
+    assert_eq!(rig.verdict("uplink", "tcp world:443 > node:* SA"), "pod tied");
+    rig.world.allow(crate::host::world::TIE, class::WORLD, &[]);
+    rig.new_epoch();
+    assert_eq!(rig.verdict("uplink", "tcp world:443 > node:* A"), "drop PolicyRevoked");
+    assert_eq!(rig.verdict("tied", "tcp tied:1 > world:443 A"), "drop PolicyRevoked");
+    assert_eq!(rig.verdict("tied", "tcp tied:1 > world:443 A"), "drop PolicyEgress");
+});
+
+both!(the_nodes_own_ports_are_not_given_to_pods, rig => {
+    // The node uses a port of the range towards the same place.
+    assert_eq!(rig.verdict("leaves", "tcp node:10240 > world:443 S"), "pass");
+    rig.world.tables.random.set(0);
+    rig.verdict("a", "tcp a:1 > world:443 S");
+    rig.world.tables.random.set(0);
+    let (verdict, sent) = rig.send("leaves", "tcp a:1 > world:443 S");
+    assert_eq!((verdict.as_str(), sent.as_str()), ("pass", "tcp node:* > world:443 S"));
+    assert_eq!(rig.verdict("uplink", "tcp world:443 > node:* SA"), "pod a");
+    assert_eq!(rig.verdict("leaves", "tcp node:* > world:443 S"), "drop ConntrackClash", "and the pod's is the pod's");
+    assert_eq!(rig.verdict("uplink", "tcp world:443 > node:10240 SA"), "host", "the node's own answer is its own");
+});
+
 both!(a_service_through_which_a_policy_forbids_the_backend_is_cut, rig => {
     rig.world.backend(10, "guarded", 8080, 1);
     assert_eq!(rig.verdict("friend", "tcp friend:1 > web:80 S"), "pod guarded");
