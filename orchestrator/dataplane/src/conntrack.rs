@@ -53,8 +53,10 @@ struct Half<A> {
 /// Connections that must go although they are not idle.
 #[derive(Debug, Default)]
 pub struct Scrub {
-    /// Pods that are gone: address and device.
-    pub(crate) pods: HashSet<(IpAddr, u32)>,
+    /// Addresses of pods that are gone.
+    pub(crate) addresses: HashSet<IpAddr>,
+    /// Their devices.
+    pub(crate) devices: HashSet<u32>,
     /// Backends that a UDP service lost: service id, address, port.
     pub(crate) backends: HashSet<(u32, IpAddr, u16)>,
 }
@@ -96,7 +98,7 @@ impl Connections {
 
     /// Removes the connections that lost an end.
     pub fn scrub(&self, scrub: &Scrub) -> Result<()> {
-        if scrub.pods.is_empty() && scrub.backends.is_empty() {
+        if scrub.is_empty() {
             return Ok(());
         }
         let removed = self.v4.remove_if(|key, entry| scrub.hits(key, entry))?
@@ -178,16 +180,26 @@ where
 // === impl Scrub ===
 
 impl Scrub {
+    /// Adds a pod of this node.
+    pub(crate) fn pod(&mut self, address: IpAddr, device: u32) {
+        self.addresses.insert(address);
+        self.devices.insert(device);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.devices.is_empty() && self.backends.is_empty()
+    }
+
     fn hits<A: Address>(&self, key: &ConntrackKey<A>, entry: &ConntrackEntry<A>) -> bool {
+        let is_device =
+            |via: &u32| via & via::KIND == via::POD && self.devices.contains(&(via & via::ARGUMENT));
+        if entry.via.iter().any(is_device) {
+            return true;
+        }
         let [initiator, responder] = conntrack::ends(key, entry);
-        let others = [entry.other_initiator, entry.other_responder];
-        for (end, address) in [initiator.0, responder.0].into_iter().chain(others).enumerate() {
-            // A `via` word without kind POD is never a device index of ours: the kind is in its upper bits.
-            let device = entry.via[end % 2];
-            let is_pod = device & via::KIND == via::POD;
-            if is_pod && self.pods.contains(&(address.ip(), device & via::ARGUMENT)) {
-                return true;
-            }
+        let addresses = [initiator.0, responder.0, entry.other_initiator, entry.other_responder];
+        if addresses.iter().any(|address| self.addresses.contains(&address.ip())) {
+            return true;
         }
         let serves = |(address, port): (A, u16)| self.backends.contains(&(entry.service, address.ip(), port));
         (key.protocol & 0xff) as u8 == protocol::UDP

@@ -344,7 +344,7 @@ where
         let plan = A::of(plan);
         tally.changes += self.services.shrink(&plan.services)?.len();
         let endpoints = self.endpoints.shrink(&plan.endpoints)?;
-        tally.scrub.pods.extend(endpoints.iter().map(|(address, endpoint)| (address.ip(), endpoint.ifindex)));
+        endpoints.iter().for_each(|(address, endpoint)| tally.scrub.pod(address.ip(), endpoint.ifindex));
         let peers = self.peers.shrink(&plan.peers)?;
         let cidrs = self.cidrs.shrink(&plan.cidrs)?;
         tally.verdicts |= !peers.is_empty() || !cidrs.is_empty();
@@ -355,7 +355,7 @@ where
     fn forget(&mut self, address: IpAddr, scrub: &mut Scrub) -> Result<()> {
         let Some(key) = A::from_ip(address) else { return Ok(()) };
         if let Some(endpoint) = self.endpoints.remove(&key)? {
-            scrub.pods.insert((address, endpoint.ifindex));
+            scrub.pod(address, endpoint.ifindex);
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ pub struct Host {
     pub routes: Vec<HostRoute>,
 }
 
-/// A route to pods.
+/// A route to pods, or to Services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostRoute {
     /// Their addresses.
@@ -24,13 +24,15 @@ pub struct HostRoute {
     pub via: Option<IpAddr>,
 }
 
-/// Routes lead through the host pair wherever the datapath delivers: to this node's pods, and with VXLAN to all.
+/// Routes lead through the host pair wherever the datapath delivers: to this node's pods, and with VXLAN to all. Services too: a
+/// process outside the node's cgroup, whose sockets no hook sees, reaches them by packets.
 pub(crate) fn compile(snapshot: &Snapshot) -> Host {
     let Some(local) = snapshot.nodes.iter().find(|node| node.name == snapshot.node) else {
         return Host::default();
     };
     let direct = |net: &IpNet| HostRoute { to: net.trunc(), via: None };
-    let mut routes: Vec<HostRoute> = local.pod_cidrs.iter().map(direct).collect();
+    let mut routes: Vec<HostRoute> =
+        local.pod_cidrs.iter().chain(&snapshot.cluster.service_cidrs).map(direct).collect();
     match snapshot.cluster.routing {
         Routing::Vxlan => {
             routes.extend(snapshot.cluster.pod_cidrs.iter().map(direct));
@@ -69,7 +71,10 @@ mod tests {
 
     #[test]
     fn routes_follow_the_routing_mode() {
-        assert_eq!(routes(Routing::Vxlan), ["10.244.0.0/16 pair", "10.244.0.0/24 pair"]);
-        assert_eq!(routes(Routing::Native), ["10.244.0.0/24 pair", "10.244.1.0/24 192.168.0.2"]);
+        assert_eq!(routes(Routing::Vxlan), ["10.96.0.0/16 pair", "10.244.0.0/16 pair", "10.244.0.0/24 pair"]);
+        assert_eq!(
+            routes(Routing::Native),
+            ["10.96.0.0/16 pair", "10.244.0.0/24 pair", "10.244.1.0/24 192.168.0.2"]
+        );
     }
 }

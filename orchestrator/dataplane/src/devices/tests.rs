@@ -95,7 +95,7 @@ fn a_node_is_prepared_twice_and_detached_without_trace() {
         devices.sync_host(&host(Routing::Vxlan)).unwrap();
         devices.sync_host(&host(Routing::Vxlan)).unwrap();
         let routes: Vec<IpNet> = netlink.our_routes().unwrap().iter().map(|route| route.to).collect();
-        assert_eq!(routes.len(), 2, "{routes:?}");
+        assert_eq!(routes.len(), 3, "{routes:?}");
         assert!(
             netlink.addresses().unwrap().contains(&(devices.host.index, "10.244.0.1/32".parse().unwrap()))
         );

@@ -93,3 +93,25 @@ fn detaching_leaves_nothing_of_ours() {
     assert!(web.namespace.output("ip -o link").lines().count() == 1, "the pod's end went with ours");
     assert!(!node.namespace.output("bpftool net").contains("tcx"), "no program is left");
 }
+
+#[test]
+fn idle_connections_are_collected_and_live_ones_stay() {
+    let quick = dataplane::Timeouts { other: 1, tcp_closing: 1, ..Default::default() };
+    let rig = Rig::with(1, Routing::Vxlan, |config| config.timeouts = quick);
+    let (web, db) = (rig.pod(0, "web"), rig.pod(0, "db"));
+    let mut open = web.namespace.connect(&db.at(8080), PATIENCE).unwrap();
+    ask(&mut open).unwrap();
+    for _ in 0..10 {
+        web.namespace.ask(&db.at(8080)).unwrap();
+        web.namespace.ask_udp(&db.at(8080), PATIENCE).unwrap();
+    }
+    let node = &rig.nodes[0];
+    let held = || node.metric("bowsprit_map_entries{map=\"CONNTRACK4\"}");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while held() != Some(1.0) {
+        assert!(std::time::Instant::now() < deadline, "{:?} connections are held", held());
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert!(node.metric("bowsprit_conntrack_collected_total").unwrap() >= 20.0);
+    ask(&mut open).expect("the open connection is still on record");
+}

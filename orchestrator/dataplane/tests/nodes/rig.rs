@@ -64,6 +64,7 @@ pub struct Node {
 }
 
 struct Running {
+    registry: telemetry::Registry,
     dataplane: Arc<Dataplane>,
     directory: Arc<Directory>,
 }
@@ -226,6 +227,11 @@ fn run(command: &str) {
 impl Rig {
     /// Nodes `node-1`... at 192.168.77.1..., an outside host at 192.168.77.254.
     pub fn new(nodes: u8, routing: Routing) -> Self {
+        Self::with(nodes, routing, |_| {})
+    }
+
+    /// As `new`, with other settings.
+    pub fn with(nodes: u8, routing: Routing, configure: impl Fn(&mut Config)) -> Self {
         let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let root = std::env::temp_dir().join(format!("bowsprit-{name}"));
         let bpffs = PathBuf::from("/sys/fs/bpf/bowsprit").join(&name);
@@ -242,7 +248,7 @@ impl Rig {
             join(&rig._bridge, &namespace, &format!("port{number}"), &format!("192.168.77.{number}"));
             namespace.run("ip route add default via 192.168.77.254");
             let name = format!("node-{number}");
-            let config = Config {
+            let mut config = Config {
                 bpffs: rig.bpffs.join(&name),
                 cgroup: rig.cgroup.join(&name),
                 state: rig.root.join(&name),
@@ -251,6 +257,7 @@ impl Rig {
                 policy_wait: Duration::from_secs(1),
                 ..Config::default()
             };
+            configure(&mut config);
             let address = IpAddr::from([192, 168, 77, number]);
             let cluster = rig.cluster.clone();
             rig.nodes.push(Node { name, address, namespace, config, cluster, running: None });
@@ -278,6 +285,16 @@ impl Rig {
 
     /// As `pod`, but nothing listens.
     pub fn quiet_pod(&self, node: usize, name: &str) -> Pod {
+        let (pod, _) = self.timed_pod(node, name);
+        self.change(|cluster| {
+            let known = cluster.pods.iter_mut().find(|known| &*known.name == name).unwrap();
+            *known = Arc::new(ApiPod { addresses: vec![pod.address], ..(**known).clone() });
+        });
+        pod
+    }
+
+    /// A pod after its ADD, and how long that took; the API does not tell of its address yet.
+    pub fn timed_pod(&self, node: usize, name: &str) -> (Pod, Duration) {
         let node = &self.nodes[node];
         self.cluster.lock().pods.push(Arc::new(ApiPod {
             node: node.name.as_str().into(),
@@ -288,14 +305,12 @@ impl Rig {
         let container = format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let socket = node.config.cni_socket.clone();
         let mut pod = Pod { name: name.into(), address: node.address, namespace, container, socket };
+        let started = Instant::now();
         let result = pod.cni("ADD").expect("ADD succeeds");
+        let took = started.elapsed();
         let address = result["ips"][0]["address"].as_str().unwrap();
         pod.address = address.strip_suffix("/32").unwrap().parse().unwrap();
-        self.change(|cluster| {
-            let known = cluster.pods.iter_mut().find(|known| &*known.name == name).unwrap();
-            *known = Arc::new(ApiPod { addresses: vec![pod.address], ..(**known).clone() });
-        });
-        pod
+        (pod, took)
     }
 
     /// Takes a pod away, first from the node, then from the API.
@@ -355,8 +370,9 @@ fn cgroup_root() -> PathBuf {
 impl Node {
     /// Starts the dataplane, on what a predecessor left.
     pub fn start(&mut self) {
+        let registry = telemetry::Registry::new();
         let dataplane = self.namespace.inside(|| {
-            Dataplane::start(self.config.clone(), &telemetry::Registry::new()).map_err(|error| {
+            Dataplane::start(self.config.clone(), &registry).map_err(|error| {
                 format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string))
             })
         });
@@ -372,7 +388,7 @@ impl Node {
             self.cluster.lock().nodes.iter().find(|n| *n.name == *self.name).unwrap().pod_cidrs.clone();
         dataplane.set_pod_cidrs(&cidrs);
         self.namespace.inside(|| dataplane.serve_cni(directory.clone())).unwrap();
-        self.running = Some(Running { dataplane, directory });
+        self.running = Some(Running { registry, dataplane, directory });
         self.sync();
     }
 
@@ -383,6 +399,13 @@ impl Node {
 
     pub fn dataplane(&self) -> &Dataplane {
         &self.running.as_ref().unwrap().dataplane
+    }
+
+    /// A metric by its name and labels as they are printed.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.running.as_ref().unwrap().registry.render();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
     }
 
     fn sync(&self) {

@@ -113,6 +113,12 @@ fn a_cluster_address_by_sockets_of_pods_and_nodes() {
         let answers = who(|| Ok(ask_by_socket(node, inside, CLUSTER_IP, 80)));
         assert_eq!(answers, names(&["one", "two"]));
     }
+    let outside_the_cgroup = who(|| node.namespace.ask("10.96.0.7:80"));
+    assert_eq!(
+        outside_the_cgroup,
+        names(&["one", "two"]),
+        "a process that no hook sees is served by packets"
+    );
     publish(&rig, &[], |_| {});
     let refused = ask_by_socket(node, &client.namespace, CLUSTER_IP, 80);
     assert!(refused.contains("Connection refused"), "{refused}");
