@@ -1,5 +1,7 @@
-//! Tables of objects and snapshots (`snapshots`); a node against a fake API and a fake kernel (`updates`).
+//! Tables of objects and snapshots (`snapshots`); a node against a fake API and a fake kernel (`updates`), and against the
+//! machine's own kernel (`real`).
 
 mod fakes;
+mod real;
 mod snapshots;
 mod updates;
