@@ -2,9 +2,15 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use abi::names::{self, MapSpec};
 use ipnet::IpNet;
 use netplan::snapshot::Routing;
 use serde::{Deserialize, Serialize};
+
+/// The part of its usual size that a table without use gets: the node's own few IPv6 flows may still pass it.
+const IDLE_SHARE: u32 = 64;
+/// An LRU table must have some entries for each CPU.
+const IDLE_ENTRIES_MIN: u32 = 1024;
 
 /// Configuration of a node's dataplane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,18 +107,25 @@ fn net(text: &str) -> IpNet {
 
 impl Config {
     /// The number of entries of a map.
-    pub fn map_size(&self, spec: &abi::names::MapSpec) -> u32 {
+    pub fn map_size(&self, spec: &MapSpec) -> u32 {
         // What the kernel makes of the number of elements of these is not for people to change.
-        let fixed = [abi::names::STATE.name, abi::names::METRICS.name].contains(&spec.name);
+        let fixed = [names::STATE.name, names::METRICS.name].contains(&spec.name);
         match self.map_sizes.get(spec.name) {
             Some(size) if !fixed => *size,
+            _ if self.is_idle(spec) => (spec.max_entries / IDLE_SHARE).max(IDLE_ENTRIES_MIN),
             _ => spec.max_entries,
         }
     }
 
+    /// Whether a preallocated map has nothing to hold: half of all its memory would be for IPv6 in clusters without any.
+    fn is_idle(&self, spec: &MapSpec) -> bool {
+        let preallocated = [names::CONNTRACK6, names::SOCK_REVERSE6, names::AFFINITY6, names::FRAGMENTS6];
+        let mut cidrs = self.pod_cidrs.iter().chain(&self.service_cidrs);
+        preallocated.contains(spec) && !cidrs.any(|cidr| cidr.addr().is_ipv6())
+    }
+
     /// What the compilers may count on.
     pub fn limits(&self) -> netplan::Limits {
-        use abi::names;
         let size = |spec| self.map_size(&spec);
         netplan::Limits {
             policy: size(names::POLICY) as usize,
@@ -166,6 +179,17 @@ mod seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_for_ipv6_are_small_where_there_is_none() {
+        let mut config = Config::default();
+        assert_eq!(config.map_size(&names::CONNTRACK6), names::CONNTRACK6.max_entries / IDLE_SHARE);
+        assert_eq!(config.map_size(&names::CONNTRACK4), names::CONNTRACK4.max_entries);
+        config.pod_cidrs.push(net("fd00:10::/48"));
+        assert_eq!(config.map_size(&names::CONNTRACK6), names::CONNTRACK6.max_entries);
+        config.map_sizes.insert("CONNTRACK6".into(), 77);
+        assert_eq!(config.map_size(&names::CONNTRACK6), 77);
+    }
 
     #[test]
     fn the_default_configuration_survives_being_written() {
