@@ -352,3 +352,43 @@ impl Last {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        Limits, Selector,
+        snapshot::{NetworkPolicy, Peer, Rule},
+        testing,
+    };
+
+    #[test]
+    fn a_full_policy_table_denies_and_says_so() {
+        let mut snapshot = testing::snapshot();
+        let names = ["a", "b", "c"];
+        let address = |at: usize| format!("10.244.0.{}", at + 5);
+        snapshot.pods = (0..3).map(|at| Arc::new(testing::pod(names[at], &address(at)))).collect();
+        snapshot.endpoints =
+            (0..3).map(|at| Arc::new(testing::endpoint(names[at], &address(at), at as u32 + 7))).collect();
+        let rule =
+            |name: &str| Rule { peers: vec![Peer::Pods(Selector::equals([("app", name)]))], ports: vec![] };
+        snapshot.policies = vec![Arc::new(NetworkPolicy {
+            namespace: "default".into(),
+            name: "few".into(),
+            pods: Selector::everything(),
+            ingress: Some(vec![rule("a"), rule("b")]),
+            egress: None,
+        })];
+        let plan = compile(&snapshot, &mut Ids::new(Limits { policy: 2, ..Limits::default() }));
+        assert_eq!(plan.policy.len(), 2);
+        assert!(
+            plan.policy.keys().any(|key| key.class == abi::class::ANY),
+            "nobody is left without a verdict"
+        );
+        assert_eq!((plan.shortfalls.len(), plan.shortfalls[0].table), (1, "POLICY"));
+        let text = plan.shortfalls[0].to_string();
+        assert!(text.contains("2 entries but 4 are needed: what is missing is denied; raise"), "{text}");
+    }
+}

@@ -3,7 +3,10 @@
 //! Lists hold `Arc`s so that an unchanged object costs nothing in the next snapshot and is recognised by its address.
 //! Lists need no order; the compilers sort where order matters.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -271,9 +274,14 @@ pub enum PortMatch {
 // === impl Node ===
 
 impl Node {
-    /// The node's own address inside its pod CIDR of the family: the first usable one.
+    /// The node's own address inside its pod CIDR of the family: the first behind the network's, which in IPv6 is every router's.
     pub fn overlay(&self, v6: bool) -> Option<IpAddr> {
-        self.pod_cidrs.iter().find(|net| net.addr().is_ipv6() == v6).and_then(|net| net.hosts().next())
+        let net = self.pod_cidrs.iter().find(|net| net.addr().is_ipv6() == v6)?;
+        let first = match net.network() {
+            IpAddr::V4(network) => IpAddr::V4(Ipv4Addr::from(u32::from(network).checked_add(1)?)),
+            IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from(u128::from(network).checked_add(1)?)),
+        };
+        net.contains(&first).then_some(first)
     }
 
     /// The address that tunnels to this node end at.

@@ -55,6 +55,20 @@ fn two_nodes_over_native_routes() {
 }
 
 #[test]
+fn both_families_at_once() {
+    let both = |config: &mut dataplane::Config| config.pod_cidrs.push("fd00:10::/32".parse().unwrap());
+    let rig = Rig::with(2, Routing::Vxlan, both);
+    let (web, db, far) = (rig.quiet_pod(0, "web"), rig.quiet_pod(0, "db"), rig.quiet_pod(1, "far"));
+    for pod in [&db, &far] {
+        pod.namespace.serve(&pod.name, pod.addresses[1], 8080);
+        let answer = web.namespace.ask(&format!("[{}]:8080", pod.addresses[1])).unwrap();
+        assert!(answer.starts_with(&format!("{} [{}]:", pod.name, web.addresses[1])), "{answer}");
+    }
+    let answer = rig.nodes[0].namespace.ask(&format!("[{}]:8080", db.addresses[1])).unwrap();
+    assert!(answer.starts_with("db [fd00:10:0:1::1]:"), "a node to its pod: {answer}");
+}
+
+#[test]
 fn large_transfers_fit_the_tunnel() {
     use std::io::{Read, Write};
     let rig = Rig::new(2, Routing::Vxlan);

@@ -73,6 +73,8 @@ struct Running {
 pub struct Pod {
     pub name: String,
     pub address: IpAddr,
+    /// All its addresses.
+    pub addresses: Vec<IpAddr>,
     pub namespace: Namespace,
     container: String,
     socket: PathBuf,
@@ -241,7 +243,9 @@ impl Rig {
         bridge.run("ip link set br0 up");
         let outside = Namespace::new();
         join(&bridge, &outside, "outside", "192.168.77.254");
-        let cluster = Arc::new(Mutex::new(api(nodes, routing)));
+        let mut told = Config::default();
+        configure(&mut told);
+        let cluster = Arc::new(Mutex::new(api(nodes, routing, &told)));
         let mut rig = Rig { nodes: vec![], outside, cluster, _bridge: bridge, root, bpffs, cgroup };
         for number in 1..=nodes {
             let namespace = Namespace::new();
@@ -288,7 +292,7 @@ impl Rig {
         let (pod, _) = self.timed_pod(node, name);
         self.change(|cluster| {
             let known = cluster.pods.iter_mut().find(|known| &*known.name == name).unwrap();
-            *known = Arc::new(ApiPod { addresses: vec![pod.address], ..(**known).clone() });
+            *known = Arc::new(ApiPod { addresses: pod.addresses.clone(), ..(**known).clone() });
         });
         pod
     }
@@ -304,12 +308,14 @@ impl Rig {
         let namespace = Namespace::new();
         let container = format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let socket = node.config.cni_socket.clone();
-        let mut pod = Pod { name: name.into(), address: node.address, namespace, container, socket };
+        let (address, addresses) = (node.address, vec![]);
+        let mut pod = Pod { name: name.into(), address, addresses, namespace, container, socket };
         let started = Instant::now();
         let result = pod.cni("ADD").expect("ADD succeeds");
         let took = started.elapsed();
-        let address = result["ips"][0]["address"].as_str().unwrap();
-        pod.address = address.strip_suffix("/32").unwrap().parse().unwrap();
+        let ips = result["ips"].as_array().unwrap().iter().map(|ip| ip["address"].as_str().unwrap());
+        pod.addresses = ips.map(|ip| ip.split('/').next().unwrap().parse().unwrap()).collect();
+        pod.address = pod.addresses[0];
         (pod, took)
     }
 
@@ -343,17 +349,20 @@ fn join(bridge: &Namespace, member: &Namespace, port: &str, address: &str) {
     member.run("ip link set up0 up");
 }
 
-fn api(nodes: u8, routing: Routing) -> Snapshot {
+fn api(nodes: u8, routing: Routing, config: &Config) -> Snapshot {
+    let dual = config.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6());
     let node = |number: u8| {
+        let v6 = dual.then(|| format!("fd00:10:0:{number}::/64").parse().unwrap());
+        let v4 = format!("10.244.{number}.0/24").parse().unwrap();
         Arc::new(ApiNode {
             name: format!("node-{number}").into(),
             addresses: vec![IpAddr::from([192, 168, 77, number])],
-            pod_cidrs: vec![format!("10.244.{number}.0/24").parse().unwrap()],
+            pod_cidrs: [v4].into_iter().chain(v6).collect(),
         })
     };
     let base = testing::snapshot();
     Snapshot {
-        cluster: Cluster { routing, ..base.cluster.clone() },
+        cluster: Cluster { routing, pod_cidrs: config.pod_cidrs.clone(), ..base.cluster.clone() },
         nodes: (1..=nodes).map(node).collect(),
         ..base
     }
