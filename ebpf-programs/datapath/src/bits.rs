@@ -54,6 +54,13 @@ pub fn choose(bit: u32, pair: [u32; 2]) -> u32 {
     select(mask(bit), pair[0], pair[1])
 }
 
+/// An index of a pair. LLVM knows that such a number is 0 or 1 and would leave the mask out; verifiers before 6.7 do not
+/// know it and ask for it.
+#[inline(always)]
+pub fn index(bit: u32) -> usize {
+    (opaque(bit as u64) & 1) as usize
+}
+
 /// Passes a number through memory that the verifier does not follow (a map's), so that it forgets what it knew about it.
 ///
 /// A loop whose cursor it knew exactly would be walked once for every value that the cursor can have.

@@ -3,7 +3,7 @@
 use abi::{ConntrackEntry, ConntrackKey, Hook, Mac, Port, ct_flag, ct_protocol, protocol, tcp_state, via};
 
 use crate::address::Address;
-use crate::bits::{choose, mask, same};
+use crate::bits::{choose, index, mask, same};
 use crate::context::{Context, Place, note};
 use crate::deliver::{deliver, fits};
 use crate::event;
@@ -91,18 +91,18 @@ pub fn follow<F: Family, H: Place, P: Packet, T: Tables<F>, O: Observer>(
 }
 
 impl<A> Found<'_, A> {
-    /// Where an end is: 0 the initiator, 1 the responder. The mask lets the index be one, without a branch.
+    /// Where an end is: 0 the initiator, 1 the responder. An index instead of a choice: no branch.
     #[inline(always)]
     pub fn via(&self, end: u32) -> u32 {
         let entry = self.entry;
-        get!(entry.via[(end & 1) as usize])
+        get!(entry.via[index(end)])
     }
 
     /// MAC of an end.
     #[inline(always)]
     pub fn mac(&self, end: u32) -> Mac {
         let entry = self.entry;
-        get!(entry.mac[(end & 1) as usize])
+        get!(entry.mac[index(end)])
     }
 
     /// Whether this packet is rewritten here.
@@ -249,7 +249,7 @@ pub fn account<F: Family, P: Packet, T: Tables<F>, O>(
 #[inline(always)]
 fn count<A>(entry: Shared<'_, ConntrackEntry<A>>, reply: u32, length: u32) {
     let pointer = entry.pointer();
-    let i = (reply & 1) as usize;
+    let i = index(reply);
     // SAFETY: the entry is valid, and `i` is below 2; the fields are read and written as words like everywhere else.
     unsafe {
         let packets = core::ptr::addr_of_mut!((*pointer).packets).cast::<u64>().add(i);
