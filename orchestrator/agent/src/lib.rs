@@ -1,6 +1,6 @@
 //! The node: pods over CRI, volumes, probes, logs, exec, node status; API objects -> netplan's snapshot.
 
-mod agent;
+pub mod agent;
 pub mod cgroups;
 pub mod cluster;
 pub mod env;
@@ -15,5 +15,3 @@ pub mod runtime;
 pub mod server;
 pub mod slots;
 pub mod volumes;
-
-pub use agent::{Agent, AgentError, Config, Deps};

@@ -11,6 +11,8 @@ mod differential;
 mod kernel;
 #[path = "packets/network.rs"]
 mod network;
+#[path = "packets/reports.rs"]
+mod reports;
 #[path = "packets/sockets.rs"]
 mod sockets;
 #[path = "packets/tables.rs"]

@@ -13,8 +13,9 @@ const KUBELET_VERSION: &str = "v1.36.0+bowsprit";
 
 /// Less available memory than this is pressure: Kubernetes' hard eviction threshold.
 const MEMORY_AVAILABLE_BYTES_MIN: u64 = 100 << 20;
-/// A smaller share of free disk is pressure.
-const DISK_FREE_SHARE_MIN: f64 = 0.1;
+/// Less free disk than this is pressure, on disks of ten times as much; on smaller ones a tenth is. Kubernetes' plain
+/// tenth would put a node with 25 GB free out of service.
+const DISK_FREE_BYTES_MIN: u64 = 1 << 30;
 /// A smaller share of free process ids is pressure.
 const PIDS_FREE_SHARE_MIN: f64 = 0.05;
 
@@ -106,7 +107,7 @@ impl Pressure {
         let (total, free) = disk(data_directory);
         Pressure {
             memory: meminfo("MemAvailable").is_some_and(|bytes| bytes < MEMORY_AVAILABLE_BYTES_MIN),
-            disk: total > 0 && (free as f64) < total as f64 * DISK_FREE_SHARE_MIN,
+            disk: free < DISK_FREE_BYTES_MIN.min(total / 10),
             pids: pids_used_share().is_some_and(|used| used > 1.0 - PIDS_FREE_SHARE_MIN),
         }
     }

@@ -9,10 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use client::informer::Scope;
 use client::objects::nullable;
-use client::{Client, ConnectConfig, Credentials, Delta, Informer, Meta};
-use futures::StreamExt;
+use client::{Client, ConnectConfig, Credentials, Meta};
 use pki::csr::{PendingIdentity, SIGNER_NODE_CLIENT, SIGNER_NODE_SERVING};
 use pki::tls::ServingCertificate;
 use pki::{Identity, ServerNames, Subject, Token};
@@ -23,6 +21,9 @@ use serde_json::json;
 
 /// The controllers sign within milliseconds; a cluster that is just starting takes a moment.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pauses between looks at a request: a bootstrap token may get its own request, and nothing else, so not watch either.
+const LOOK_FIRST: Duration = Duration::from_millis(10);
+const LOOK_MAX: Duration = Duration::from_millis(500);
 /// Pause before another attempt to join a cluster that does not answer.
 const RETRY: Duration = Duration::from_millis(250);
 /// Certificates are looked at this often.
@@ -251,22 +252,29 @@ async fn signed(
         request: name.clone(),
         reason,
     };
-    let scope = Scope::all::<Request>().fields(format!("metadata.name={name}"));
-    let informer = Informer::<Request>::start_scoped(client.clone(), scope);
-    let mut changes = informer.subscribe();
     let wait = async {
-        while let Some(change) = changes.next().await {
-            let Delta::Upsert { new, .. } = change else { continue };
-            let refused =
-                new.status.conditions.iter().find(|held| matches!(held.r#type.as_str(), "Denied" | "Failed"));
+        let mut pause = LOOK_FIRST;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_MAX);
+            let seen: Request = match client.get("", &name).await {
+                Ok(seen) => seen,
+                Err(error) if error.is_not_found() => return Err("the request was deleted".to_owned()),
+                // The server that took the request will be back.
+                Err(_) => continue,
+            };
+            let refused = seen
+                .status
+                .conditions
+                .into_iter()
+                .find(|held| matches!(held.r#type.as_str(), "Denied" | "Failed"));
             if let Some(refused) = refused {
-                return Err(refused.message.clone());
+                return Err(refused.message);
             }
-            if !new.status.certificate.is_empty() {
-                return Ok(new.status.certificate.clone());
+            if !seen.status.certificate.is_empty() {
+                return Ok(seen.status.certificate);
             }
         }
-        Err("the watch ended".to_owned())
     };
     let late =
         || fail(format!("nobody signed it within {} s: do the controllers run?", SIGN_TIMEOUT.as_secs()));

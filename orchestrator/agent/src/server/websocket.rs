@@ -16,9 +16,10 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::failure::Failure;
 use super::spdy::{self, Encoder, Frame, Reader};
@@ -110,6 +111,11 @@ fn choose(headers: &HeaderMap, known: &[&'static str]) -> Option<&'static str> {
     known.iter().copied().find(|name| offered.contains(name))
 }
 
+/// Without a code clients take the end of a session for a failure.
+fn farewell() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
+}
+
 /// SPDY bytes inside binary messages, in both directions.
 async fn tunnel(socket: Socket, upstream: TokioIo<Upgraded>) -> io::Result<()> {
     let (mut to_client, mut from_client) = socket.split();
@@ -128,7 +134,7 @@ async fn tunnel(socket: Socket, upstream: TokioIo<Upgraded>) -> io::Result<()> {
         loop {
             let mut buffer = BytesMut::with_capacity(COPY_BYTES);
             if from_runtime.read_buf(&mut buffer).await? == 0 {
-                return to_client.send(Message::Close(None)).await.map_err(io::Error::other);
+                return to_client.send(farewell()).await.map_err(io::Error::other);
             }
             to_client.send(Message::Binary(buffer.freeze())).await.map_err(io::Error::other)?;
         }
@@ -250,7 +256,7 @@ impl Translation {
                 }
             }
         }
-        self.to_client.send(Message::Close(None)).await.map_err(io::Error::other)?;
+        self.to_client.send(farewell()).await.map_err(io::Error::other)?;
         // The client's own close, so that the last bytes are not lost in a reset.
         while let Some(Ok(message)) = self.from_client.next().await {
             if message.is_close() {

@@ -197,9 +197,12 @@ async fn websocket_exec(served: &Served) {
         served.websocket(&format!("{script}&input=1&output=1&error=1"), "v5.channel.k8s.io").await;
     socket.send(Message::Binary(Bytes::from_static(b"\x00over websocket"))).await.expect("sent");
     socket.send(Message::Binary(Bytes::from_static(b"\xff\x00"))).await.expect("stdin closed");
-    let (mut out, mut err, mut status) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut out, mut err, mut status, mut code) = (Vec::new(), Vec::new(), Vec::new(), None);
     let read = async {
         while let Some(Ok(message)) = socket.next().await {
+            if let Message::Close(Some(frame)) = &message {
+                code = Some(u16::from(frame.code));
+            }
             let Message::Binary(bytes) = message else { continue };
             match bytes.split_first() {
                 Some((1, rest)) => out.extend_from_slice(rest),
@@ -211,6 +214,7 @@ async fn websocket_exec(served: &Served) {
     };
     tokio::time::timeout(Duration::from_secs(10), read).await.expect("it ends");
     assert_eq!((out.as_slice(), err.as_slice()), (&b"over websocket"[..], &b"oops\n"[..]));
+    assert_eq!(code, Some(1000), "kubectl takes any other end for a failure");
     let status: serde_json::Value = serde_json::from_slice(&status).expect("a Status");
     assert_eq!(status["details"]["causes"][0]["message"], "3", "{status}");
 }

@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use datapath::host::cases::Bench;
 use datapath::host::world::{NET, OVERLAY, UPLINK};
 use datapath::host::{Bytes, HostFamily, World};
-use datapath::{Family, V4, V6, Verdict};
+use datapath::{V4, V6, Verdict};
 use nix::sched::{CloneFlags, unshare};
 
 /// The object as it ships.
@@ -71,10 +71,7 @@ pub fn ip(arguments: &str) {
 
 impl Kernel {
     /// Loads the object with a world's configuration.
-    pub fn load<F: Family>(world: &mut World<F>) -> Self
-    where
-        F: HostFamily,
-    {
+    pub fn load<F: HostFamily>(world: &mut World<F>) -> Self {
         let config = *world.tables.config.get_mut();
         let mut loader = EbpfLoader::new();
         loader.override_global(names::CONFIG, &config, true);
@@ -94,7 +91,8 @@ impl Kernel {
         Kernel { ebpf }
     }
 
-    fn map(&mut self, name: &str) -> &mut Map {
+    /// A map.
+    pub fn map(&mut self, name: &str) -> &mut Map {
         self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map is called {name}"))
     }
 
