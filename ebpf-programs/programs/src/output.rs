@@ -2,7 +2,7 @@
 
 use core::mem::{MaybeUninit, size_of};
 
-use abi::{Hook, MetricValue, Node, metric, node_flag};
+use abi::{Hook, MetricValue, Node, Reason, metric, node_flag};
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup,
     bpf_redir_neigh, bpf_tunnel_key,
@@ -48,11 +48,18 @@ pub fn carry_out(skb: *mut __sk_buff, hook: Hook, verdict: Verdict, v6: bool) ->
         // SAFETY: as above.
         return unsafe { bpf_redirect_peer(verdict.argument(), 0) as i32 };
     }
-    if verdict.is(Kind::Tunnel) {
-        return encapsulate(skb, verdict.argument());
-    }
-    if verdict.is(Kind::Route) {
-        return if v6 { route6(skb) } else { route4(skb) };
+    if verdict.is(Kind::Tunnel) || verdict.is(Kind::Route) {
+        let action = if verdict.is(Kind::Tunnel) {
+            encapsulate(skb, verdict.argument())
+        } else if v6 {
+            route6(skb)
+        } else {
+            route4(skb)
+        };
+        if action == TC_ACT_SHOT {
+            count(Reason::Output as u32, hook, length);
+        }
+        return action;
     }
     if verdict.is(Kind::Host) {
         to_this_host(skb, hook);
@@ -78,6 +85,13 @@ fn to_this_host(skb: *mut __sk_buff, hook: Hook) {
         // SAFETY: the context is valid. It fails only for types that do not occur on input.
         unsafe { bpf_skb_change_type(skb, PACKET_HOST) };
     }
+}
+
+/// A frame that is not IP: dropped and counted, for there is no flow to report.
+#[inline(always)]
+pub fn not_ip(skb: *mut __sk_buff, hook: Hook) -> i32 {
+    count(Reason::NotIp as u32, hook, Tc(skb).length().wrapping_sub(L3));
+    TC_ACT_SHOT
 }
 
 #[inline(always)]

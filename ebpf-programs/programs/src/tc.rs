@@ -2,7 +2,7 @@
 
 use abi::Hook;
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use datapath::{
@@ -11,7 +11,7 @@ use datapath::{
 };
 
 use crate::log::decided;
-use crate::output::carry_out;
+use crate::output::{carry_out, not_ip};
 use crate::packet::Tc;
 use crate::tables::Maps;
 
@@ -88,7 +88,7 @@ macro_rules! ingress {
                     let received = Verdict::from_word($receive6(skb));
                     finish!(skb, HOOK, received, $begin6, $related6, refused6)
                 }
-                other => return $other(other),
+                other => return $other(skb, other),
             };
             decided(&ctx, HOOK, verdict);
  carry_out(skb, HOOK, verdict, ethertype == IPV6)
@@ -98,20 +98,20 @@ macro_rules! ingress {
 
 /// Pods have a permanent neighbour; one that asks all the same may hear the host.
 #[inline(always)]
-fn from_pod(ethertype: u16) -> i32 {
-    if ethertype == ARP { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+fn from_pod(skb: *mut __sk_buff, ethertype: u16) -> i32 {
+    if ethertype == ARP { TC_ACT_UNSPEC } else { not_ip(skb, Hook::PodEgress) }
 }
 
 /// Not the datapath's business.
 #[inline(always)]
-fn pass(_: u16) -> i32 {
+fn pass(_: *mut __sk_buff, _: u16) -> i32 {
     TC_ACT_UNSPEC
 }
 
 /// Only IP is carried between nodes.
 #[inline(always)]
-fn shot(_: u16) -> i32 {
-    TC_ACT_SHOT
+fn shot(skb: *mut __sk_buff, _: u16) -> i32 {
+    not_ip(skb, Hook::OverlayIngress)
 }
 
 ingress!(
