@@ -2,7 +2,7 @@
 //!
 //! BPF has no "set if less": a `bool` becomes a jump, and each one that stays alive doubles the states that the
 //! verifier walks. What decides the order of a connection's key is therefore computed as 0 or 1, and chosen by mask.
-//! [`opaque`] keeps LLVM from turning the subtraction back into a comparison.
+//! `opaque` keeps LLVM from turning the subtraction back into a comparison.
 
 /// The same number, of which LLVM does not know where it came from. In a register: `core::hint::black_box` would take it
 /// through the stack.

@@ -1,9 +1,9 @@
 //! Every packet decision: no_std, no aya; the same code in the kernel, in tests and in `trace`.
 //!
 //! A packet comes in by a [`Place`] and is parsed into a [`Flow`]; [`conntrack`] decides most of them with one lookup;
-//! the first of a flow goes through [`begin`]: who sends ([`peer`]), which backend serves ([`service`]), whether the
+//! the first of a flow goes through [`mod@begin`]: who sends ([`peer`]), which backend serves ([`service`]), whether the
 //! policy allows it ([`policy`]), which port source NAT claims ([`establish`]). [`leave`] gives what leaves the node
-//! its outside addresses, [`related`] moves ICMP errors, [`answer`] speaks for Services without backends.
+//! its outside addresses, [`mod@related`] moves ICMP errors, [`answer`] speaks for Services without backends.
 //!
 //! Everything is generic over the address [`Family`], the [`Packet`], the [`Tables`] and the [`Observer`], and inlined
 //! into one function a program: the kernel's build of an observer that hears nothing is nothing.
