@@ -27,6 +27,9 @@ use crate::volumes::{Keeper, Prepared};
 /// Inputs waiting for one worker. It takes them in at once; a pod's containers and probes rarely say ten things together.
 pub const INPUTS_MAX: usize = 128;
 
+/// An object only goes before its pod when somebody forced it: the pod is not to linger.
+const FORCED_GRACE_SECONDS: i64 = 2;
+
 /// Looks at a record that still says running: half a second in all.
 const LOOKS_MAX: u32 = 25;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
@@ -229,10 +232,9 @@ impl Worker {
     }
 
     fn note_gone(&mut self, last: &Pod) {
-        let grace = match last.metadata.deletion_grace_period_seconds {
-            Some(0) => Duration::ZERO,
-            _ => seconds(last.spec.termination_grace_period_seconds),
-        };
+        let granted = last.metadata.deletion_grace_period_seconds.unwrap_or(FORCED_GRACE_SECONDS);
+        let grace =
+            seconds(granted.min(last.spec.termination_grace_period_seconds).min(FORCED_GRACE_SECONDS));
         self.order_stop(StopCause::Orphaned, 0, grace);
     }
 

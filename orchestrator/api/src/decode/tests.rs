@@ -1,3 +1,5 @@
+//! Tests of strict decoding: bodies and what is said about them.
+
 use proptest::arbitrary::any as arbitrary;
 use proptest::prelude::*;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Tests of field ownership: who owns what after which write.
+
 use serde_json::json;
 
 use super::*;

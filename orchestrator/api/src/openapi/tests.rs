@@ -1,3 +1,5 @@
+//! Tests of the OpenAPI documents: what clients look for is in them.
+
 use super::*;
 
 fn v3_of(group: &str, version: &str) -> Value {

@@ -1,3 +1,5 @@
+//! Tests of server-side apply: conflicts, force, pruning, shared ownership.
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Tests of strategic merge patches: directives, merge keys, orders.
+
 use proptest::prelude::*;
 use serde_json::json;
 
