@@ -172,7 +172,7 @@ fn report(cluster: &Cluster, times: &[(&str, Duration)]) -> Result<()> {
     print_memory(cluster);
     println!(
         "\nThings to try:\n  \
-         cargo xtask kubectl -n shop delete networkpolicy db     # and watch `cargo xtask shell node-1 bowsprit flows`\n  \
+         cargo xtask kubectl -n shop delete networkpolicy db     # and call db from the pod street/visitor\n  \
          kill -9 an agent (`cargo xtask status` shows its pid) while a client loops on http://NODE:{port}/\n  \
          cargo xtask kubectl -n shop rollout restart deployment/web   # no request fails\n\
          `cargo xtask kubectl`, `cargo xtask shell node-2` and `cargo xtask status` look around, `cargo xtask down` ends it.",
