@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cgroups;
 pub mod cluster;
 pub mod env;
+mod errors;
 pub mod logs;
 pub mod metrics;
 pub mod network;

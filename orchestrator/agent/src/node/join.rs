@@ -19,6 +19,8 @@ use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::errors::chain;
+
 /// The controllers sign within milliseconds; a cluster that is just starting takes a moment.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pauses between looks at a request: a bootstrap token may get its own request, and nothing else, so not watch either.
@@ -357,17 +359,6 @@ fn pem(certificate: &CertificateDer<'_>) -> String {
     let lines: Vec<&str> =
         encoded.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 /// The directory of a node's certificates below its data directory.

@@ -200,7 +200,8 @@ fn run(state: &PodState, starts: &[usize], now: Instant, plan: &mut Plan) {
     plan.actions = actions;
 }
 
-fn sooner(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+/// The earlier of two moments, where there are any.
+pub fn sooner(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

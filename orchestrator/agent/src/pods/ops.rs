@@ -16,6 +16,7 @@ use super::shared::Shared;
 use super::timeline::Timeline;
 use crate::cluster::EventKind;
 use crate::env::{self, EnvInputs};
+use crate::errors::chain;
 use crate::objects::{Container, Handler, Pod};
 use crate::runtime::{ImageRecord, PodInstance, RuntimeError};
 use crate::slots::Urgency;
@@ -465,19 +466,4 @@ impl Steps {
 async fn pause(retry: Duration) -> Duration {
     tokio::time::sleep(retry).await;
     (retry * 2).min(END_RETRY_MAX)
-}
-
-/// An error with its causes, for people.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let more = source.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = source.source();
-    }
-    text
 }
