@@ -78,7 +78,7 @@ impl Metrics {
             ),
             streams: registry.gauge(
                 "apiserver_streams",
-                "Connections that pass log, exec, attach and port-forward bytes now.",
+                "Connections that pass log, exec, attach, port-forward and flow bytes now.",
             ),
             write_retries: registry.counter(
                 "apiserver_write_retries_total",

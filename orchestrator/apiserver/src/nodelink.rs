@@ -28,9 +28,6 @@ use hub::{Link, SILENCE_MAX};
 
 /// Answers `POST /apis/bowsprit.dev/v1/nodelink/NODE`, which lasts as long as the node does.
 pub fn serve(api: &Arc<Api>, body: Body, info: &RequestInfo) -> Result<Response<Body>, ApiError> {
-    if (info.version.as_str(), info.resource.as_str()) != ("v1", "nodelink") || info.name.is_empty() {
-        return Err(ApiError::unknown_path());
-    }
     if info.verb != Verb::Create {
         return Err(ApiError::method_not_allowed((GROUP, "nodelink"), info.verb.as_str()));
     }

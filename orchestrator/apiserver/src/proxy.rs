@@ -1,4 +1,4 @@
-//! Calls to agents: logs, exec, attach and port-forward, passed through untouched.
+//! Calls to agents: logs, exec, attach, port-forward and flows, passed through untouched.
 //!
 //! An upgraded connection is two byte streams glued together, so that SPDY and WebSocket look the same here.
 
@@ -7,11 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::ApiError;
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pki::Identity;
+use prometheus::IntGauge;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -46,6 +50,26 @@ pub struct Agent {
     pub address: SocketAddr,
 }
 
+/// Counts a stream while it is open.
+#[derive(Debug)]
+pub struct OpenStream(IntGauge);
+
+// === impl OpenStream ===
+
+impl OpenStream {
+    /// Counts it in `streams`.
+    pub fn new(streams: &IntGauge) -> Self {
+        streams.inc();
+        Self(streams.clone())
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 // === impl Agents ===
 
 impl Agents {
@@ -57,23 +81,30 @@ impl Agents {
         Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// Sends a client's request on to an agent, under another path, and its answer back. When the agent agrees to
-    /// upgrade, bytes pass until one side ends or `stop` is cancelled.
+    /// Sends a client's request on to an agent, under another path, and its answer back, piece by piece as it comes.
+    /// When the agent agrees to upgrade, bytes pass both ways. Either lasts until one side ends or `stop` is cancelled;
+    /// `open` lives as long.
     pub async fn pass(
         &self,
         agent: &Agent,
         path: &str,
         mut request: Request<Body>,
         stop: CancellationToken,
-        on_stream: impl FnOnce() + Send + 'static,
+        open: OpenStream,
     ) -> Result<Response<Body>, ApiError> {
         let upgrade = request.headers().get(UPGRADE).cloned();
         let client = hyper::upgrade::on(&mut request);
         let outgoing = outgoing(agent, path, request)?;
         let mut answer = self.send(agent, outgoing).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            on_stream();
-            return Ok(answer.map(Body::Incoming));
+            return Ok(answer.map(|body| {
+                // The stream owns the guard, so that it counts until the client has read all or gone.
+                let frames = body.into_data_stream().map_ok(move |data| {
+                    let _counted = &open;
+                    Frame::data(data)
+                });
+                Body::stream(StreamBody::new(frames.take_until(stop.cancelled_owned())))
+            }));
         }
         if upgrade.is_none() {
             return Err(unreachable(agent, "it changed the protocol unasked"));
@@ -84,7 +115,7 @@ impl Agents {
                 () = splice(client, runtime) => {}
                 () = stop.cancelled() => {}
             }
-            on_stream();
+            drop(open);
         });
         Ok(answer.map(|_| Body::Empty))
     }

@@ -62,7 +62,7 @@ pub struct Call<'a> {
 
 /// Whether a request may take as long as it likes.
 fn is_long_running(info: &RequestInfo) -> bool {
-    let streams = ["log", "exec", "attach", "portforward", "proxy"];
+    let streams = ["log", "exec", "attach", "portforward", "proxy", "flows"];
     info.verb == Verb::Watch || streams.contains(&info.subresource.as_str()) || info.resource == "nodelink"
 }
 
@@ -129,7 +129,7 @@ async fn resource(
     let selectors = Selectors { fields: query.get("fieldSelector").unwrap_or_default() };
     authz::authorize(&user, info, selectors, &api.resources)?;
     if info.group == crate::nodelink::GROUP {
-        return crate::nodelink::serve(api, body, info);
+        return own_group(api, parts, body, info).await;
     }
     let Some(resource) = api.resources.find(&info.group, &info.version, &info.resource) else {
         return Err(ApiError::unknown_path());
@@ -141,6 +141,22 @@ async fn resource(
         *response.body_mut() = Body::Empty;
     }
     Ok(response)
+}
+
+/// What has no objects and so is not in discovery: the link of a node to its server, and a node's flows.
+async fn own_group(
+    api: &Arc<Api>,
+    parts: &Parts,
+    body: Body,
+    info: &RequestInfo,
+) -> Result<Response<Body>, ApiError> {
+    match (info.version.as_str(), info.resource.as_str(), info.subresource.as_str()) {
+        ("v1", "nodelink", "") if !info.name.is_empty() => crate::nodelink::serve(api, body, info),
+        ("v1", "nodes", "flows") if info.rest.is_empty() => {
+            handlers::streams::flows(api, parts, info, body).await
+        }
+        _ => Err(ApiError::unknown_path()),
+    }
 }
 
 // === impl Call ===

@@ -68,6 +68,7 @@ pub fn authorize(
             own(info.verb == Verb::Create, "create certificate requests")
         }
         (("bowsprit.dev", "nodelink"), "") => own(info.name == node, "report for itself"),
+        (("bowsprit.dev", "nodes"), "flows") => own(info.name == node, "read its own flows"),
         _ => Err(format!("node {node:?} has no such permission")),
     }
 }

@@ -1,16 +1,19 @@
-//! Logs, exec, attach and port-forward: which pod, which container, which node; then the agent has the word.
+//! Logs, exec, attach, port-forward and flows: which pod, which container, which node; then the agent has the word.
 
 use std::sync::Arc;
 
 use api::{ApiError, Json, Object, Value};
 use form_urlencoded::Serializer;
+use http::request::Parts;
 use http::{Request, Response};
 
+use crate::app::Api;
 use crate::body::Body;
 use crate::cache::Entry;
-use crate::options::Version;
-use crate::proxy::{Agent, agent_of};
+use crate::options::{Query, Version};
+use crate::proxy::{Agent, OpenStream, agent_of};
 use crate::read;
+use crate::request_info::{RequestInfo, Verb};
 use crate::response;
 use crate::router::Call;
 
@@ -58,19 +61,43 @@ pub async fn stream(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiEr
         }
         _ => return Err(ApiError::unknown_path()),
     };
-    let agent = agent(call, host).await?;
+    let agent = agent(call.api, host).await?;
+    pass(call.api, &agent, &path, call.parts, body).await
+}
+
+/// Answers `GET /apis/bowsprit.dev/v1/nodes/NODE/flows`: what the node's dataplane saw and sees. The query is the agent's.
+pub async fn flows(
+    api: &Arc<Api>,
+    parts: &Parts,
+    info: &RequestInfo,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    if info.verb != Verb::Get {
+        return Err(ApiError::method_not_allowed((info.group.as_str(), "nodes/flows"), info.verb.as_str()));
+    }
+    let agent = agent(api, &info.name).await?;
+    let path = format!("/bowsprit/flows?{}", parts.uri.query().unwrap_or_default());
+    pass(api, &agent, &path, parts, body).await
+}
+
+async fn pass(
+    api: &Api,
+    agent: &Agent,
+    path: &str,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
     let mut request = Request::new(body);
-    *request.method_mut() = call.parts.method.clone();
-    *request.headers_mut() = call.parts.headers.clone();
-    if let Some(upgrade) = call.parts.extensions.get::<hyper::upgrade::OnUpgrade>() {
+    *request.method_mut() = parts.method.clone();
+    *request.headers_mut() = parts.headers.clone();
+    if let Some(upgrade) = parts.extensions.get::<hyper::upgrade::OnUpgrade>() {
         request.extensions_mut().insert(upgrade.clone());
     }
-    let streams = call.api.metrics.streams.clone();
-    streams.inc();
-    let done = streams.clone();
-    let passed =
-        call.api.agents.pass(&agent, &path, request, call.api.stop.clone(), move || done.dec()).await;
-    passed.inspect_err(|_| streams.dec())
+    // What has no end by itself must not hold up a shutdown, as watches do not.
+    let endless = Query::parse(parts.uri.query()).flag("follow") == Some(true);
+    let stop = if endless { &api.draining } else { &api.stop };
+    let open = OpenStream::new(&api.metrics.streams);
+    api.agents.pass(agent, path, request, stop.clone(), open).await
 }
 
 async fn pod(call: &Call<'_>) -> Result<Object, ApiError> {
@@ -79,13 +106,15 @@ async fn pod(call: &Call<'_>) -> Result<Object, ApiError> {
     Object::from_bytes(entry.value()).map_err(ApiError::internal)
 }
 
-async fn agent(call: &Call<'_>, host: &str) -> Result<Agent, ApiError> {
+async fn agent(api: &Api, host: &str) -> Result<Agent, ApiError> {
     let missing = || ApiError::not_found(("", "nodes"), host);
-    let nodes = call.api.resources.find("", "v1", "nodes").ok_or_else(missing)?;
-    let entry: Arc<Entry> = read::get::get(&call.api.feed, nodes, "", host, Version::Any).await?;
+    let nodes = api.resources.find("", "v1", "nodes").ok_or_else(missing)?;
+    let entry: Arc<Entry> = read::get::get(&api.feed, nodes, "", host, Version::Any).await?;
     let node = Object::from_bytes(entry.value()).map_err(ApiError::internal)?;
-    agent_of(&node, call.api.config.agent_port).ok_or_else(|| {
-        ApiError::unavailable(format!("node {host:?} has not reported an address yet; try again"))
+    agent_of(&node, api.config.agent_port).ok_or_else(|| {
+        ApiError::unavailable(format!(
+            "node {host:?} has not reported an address yet: its agent does so when it joins; try again, or see `kubectl describe node {host}`"
+        ))
     })
 }
 

@@ -210,6 +210,34 @@ async fn logs_and_upgrades_pass_through_to_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flows_of_a_node_pass_through_to_those_who_may_see_them() {
+    let server = Server::start().await;
+    let address = agent(&server).await;
+    bound_pod(&server, address.port()).await;
+    let flows = "/apis/bowsprit.dev/v1/nodes/n1/flows";
+    let mut admin = connect(&server, Some(&server.pki.admin)).await;
+    let answer = admin.send_request(get(&format!("{flows}?drops=true&since=5m"))).await.unwrap();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "/bowsprit/flows?drops=true&since=5m");
+
+    let anonymous = connect(&server, None).await.send_request(get(flows)).await.unwrap();
+    assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
+    let as_node =
+        async |name: &str| server.ask_as(name, &["system:nodes"], "GET", flows, &[], Value::Null).await;
+    let stranger = as_node("system:node:n2").await;
+    assert_eq!(stranger.code, 403);
+    let message = stranger.body["message"].as_str().unwrap();
+    assert!(message.contains(r#"cannot get resource "nodes/flows""#), "{message}");
+    assert!(message.ends_with(r#"node "n2" can only read its own flows"#), "{message}");
+    assert_eq!(as_node("system:node:n1").await.code, 200);
+
+    let nowhere = server.ask("GET", "/apis/bowsprit.dev/v1/nodes/nobody/flows", Value::Null).await;
+    assert_eq!((nowhere.code, &nowhere.body["message"]), (404, &r#"nodes "nobody" not found"#.into()));
+    assert_eq!(server.ask("DELETE", flows, Value::Null).await.code, 405);
+    assert_eq!(server.ask("GET", "/apis/bowsprit.dev/v1/nodes", Value::Null).await.code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_away_is_named() {
     let server = Server::start().await;
     bound_pod(&server, 1).await;
