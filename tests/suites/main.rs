@@ -4,6 +4,7 @@
 //! because what they leave behind is itself a test.
 
 mod fixture;
+mod network;
 mod no_request_lost;
 mod node_loss;
 mod people;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         rig_itself::trials(),
         people::trials(),
         shop::trials(),
+        network::trials(),
         no_request_lost::trials(),
         node_loss::trials(),
         stores::trials(),

@@ -103,6 +103,19 @@ impl ResourceCache {
         self.state.read().objects.get(path.as_bytes()).map(|found| found.0.clone())
     }
 
+    /// The object at a path, as soon as there is one; none when the feed ends first.
+    pub async fn await_object(&self, path: &str) -> Option<Arc<Entry>> {
+        let mut observed = self.observed.clone();
+        loop {
+            // Marked as seen before the look: what enters after it ends the wait.
+            observed.mark_unchanged();
+            if let Some(found) = self.get(path) {
+                return Some(found);
+            }
+            observed.changed().await.ok()?;
+        }
+    }
+
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.state.read().objects.len()

@@ -32,6 +32,21 @@ async fn bind(server: &Server, pod: &str, node: &str) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_may_come_in_one_file_with_its_namespace() {
+    let server = Server::start().await;
+    let pods = format!("{DEFAULT}/pods");
+    let create = server.ask("POST", &pods, pod("early"));
+    // Polled first, so the account is made while the pod's create waits for it.
+    let (created, ()) = tokio::join!(create, account(&server));
+    assert_eq!(created.code, 201, "{}", created.body);
+
+    let mut other = pod("other");
+    other["spec"]["serviceAccountName"] = json!("absent");
+    let refused = server.ask("POST", &pods, other).await;
+    assert_eq!(refused.code, 403, "only the default account comes by itself: {}", refused.body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_get_addresses_and_ports_of_their_own() {
     let server = Server::start().await;
     let path = format!("{DEFAULT}/services");
