@@ -3,6 +3,8 @@
 //! No package that is installed here may leave a service running: the rig starts its own containerd and etcd, in their own
 //! directories and namespaces.
 
+mod backports;
+
 use crate::checkout::{Stage, run as run_visibly, target};
 use anyhow::{Context, Result, bail, ensure};
 use rig::command::{command, output, run as run_to_end};
@@ -72,7 +74,8 @@ pub fn run() -> Result<()> {
 fn run_inner(tell_when_done: bool) -> Result<()> {
     let missing = missing_packages();
     let linker_missing = !has_bpf_linker();
-    if missing.is_empty() && !linker_missing {
+    let bpftool_old = backports::bpftool_is_old();
+    if missing.is_empty() && !linker_missing && !bpftool_old {
         if tell_when_done {
             println!("setup: nothing is missing");
         }
@@ -84,6 +87,10 @@ fn run_inner(tell_when_done: bool) -> Result<()> {
     }
     if linker_missing {
         install_bpf_linker()?;
+    }
+    if bpftool_old {
+        let _no_services = NoServices::begin()?;
+        backports::install_bpftool();
     }
     Ok(())
 }
