@@ -95,6 +95,33 @@ struct Description {
 /// Told about each step of `up` while it happens.
 pub type Progress<'a> = &'a dyn Fn(&str);
 
+/// The machine's part of a cluster: namespaces, containerd with the images. No `bowsprit` runs yet, or needs to be built.
+#[must_use = "it does nothing before it is started"]
+pub struct Prepared {
+    cluster: Cluster,
+    journal: Journal,
+}
+
+impl Prepared {
+    /// Starts the server and the agents; returns when the API server answers and every agent has been started.
+    ///
+    /// # Errors
+    /// As [`Cluster::up`].
+    pub fn start(self, say: Progress<'_>) -> Result<Cluster> {
+        let Self { cluster, mut journal } = self;
+        say("starting the server");
+        cluster.start_server(&mut journal)?;
+        cluster.await_api()?;
+        if cluster.spec.nodes > 1 {
+            say("joining the other nodes");
+            for index in 2..=cluster.spec.nodes {
+                cluster.start_agent(index, &mut journal)?;
+            }
+        }
+        Ok(cluster)
+    }
+}
+
 impl Cluster {
     /// Makes the cluster and returns when its API server answers and every agent has been started.
     ///
@@ -102,6 +129,14 @@ impl Cluster {
     /// The step that failed, with the end of the log that explains it. What was made stays, to be looked at and taken
     /// down.
     pub fn up(spec: Spec, say: Progress<'_>) -> Result<Self> {
+        Self::prepare(spec, say)?.start(say)
+    }
+
+    /// Makes all of the cluster that needs `rig` and `workload` only.
+    ///
+    /// # Errors
+    /// As [`Cluster::up`].
+    pub fn prepare(spec: Spec, say: Progress<'_>) -> Result<Prepared> {
         ensure!(
             nix::unistd::geteuid().is_root(),
             "this needs root: it makes namespaces, cgroups and loads eBPF programs"
@@ -153,17 +188,7 @@ impl Cluster {
                 .into_iter()
                 .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("an import panicked")))
         })?;
-
-        say("starting the server");
-        cluster.start_server(&mut journal)?;
-        cluster.await_api()?;
-        if cluster.spec.nodes > 1 {
-            say("joining the other nodes");
-            for index in 2..=cluster.spec.nodes {
-                cluster.start_agent(index, &mut journal)?;
-            }
-        }
-        Ok(cluster)
+        Ok(Prepared { cluster, journal })
     }
 
     /// The cluster `name`, if there is one.

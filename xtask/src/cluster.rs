@@ -4,7 +4,7 @@ use crate::checkout::{Stage, root};
 use crate::{build, setup};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use rig::cluster::{self, Cluster, Routing, Spec, Store};
+use rig::cluster::{self, Cluster, Prepared, Routing, Spec, Store};
 use rig::shop::{self, Row};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -74,15 +74,16 @@ impl Up {
                 RoutingChoice::Vxlan => Routing::Vxlan,
                 RoutingChoice::Native => Routing::Native,
             },
-            binaries: build::all(build::Profile::Dev)?,
+            binaries: build::rig(build::Profile::Dev)?,
             clusters: clusters(),
             flags: Vec::new(),
         };
-        let began = Instant::now();
+        let (prepared, took) = prepare_while_building(spec)?;
+        let began = Instant::now().checked_sub(took).context("the machine has run for longer than this")?;
         let mut times = Vec::new();
         let cluster = {
-            let _stage = Stage::begin(&format!("starting {} nodes", spec.nodes));
-            Cluster::up(spec, &|step| println!("    {step}"))?
+            let _stage = Stage::begin("starting Bowsprit on the nodes");
+            prepared.start(&|step| println!("    {step}"))?
         };
         link_kubeconfig(&cluster)?;
         times.push(("API ready", began.elapsed()));
@@ -96,6 +97,29 @@ impl Up {
         }
         report(&cluster, &times)
     }
+}
+
+/// Makes namespaces and images while the compiler works; also says how long that took, which is part of a cluster's start.
+fn prepare_while_building(spec: Spec) -> Result<(Prepared, Duration)> {
+    let (clusters, name) = (spec.clusters.clone(), spec.name.clone());
+    let nodes = spec.nodes;
+    std::thread::scope(|scope| {
+        let prepare = scope.spawn(move || {
+            let began = Instant::now();
+            let _stage = Stage::begin(&format!("preparing {nodes} nodes"));
+            Cluster::prepare(spec, &|step| println!("    {step}")).map(|prepared| (prepared, began.elapsed()))
+        });
+        let built = build::bowsprit(build::Profile::Dev);
+        let prepared = prepare.join().unwrap_or_else(|_| bail!("preparing the nodes panicked"));
+        if let Err(error) = built {
+            // A cluster without a binary shows nothing that would be worth a look.
+            if prepared.is_ok() {
+                cluster::down(&clusters, &name)?;
+            }
+            return Err(error);
+        }
+        prepared
+    })
 }
 
 fn already_there(cluster: &Cluster) -> Result<()> {
