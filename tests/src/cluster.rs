@@ -440,6 +440,14 @@ impl Cluster {
         kubectl
     }
 
+    /// A command of `bowsprit` for people (`flows`, `why`) with the admin's kubeconfig.
+    #[must_use]
+    pub fn bowsprit(&self, arguments: &[&str]) -> Command {
+        let mut bowsprit = Command::new(self.binary("bowsprit"));
+        bowsprit.env("KUBECONFIG", self.layout.kubeconfig()).args(arguments).stdin(Stdio::null());
+        bowsprit
+    }
+
     /// What `kubectl` prints.
     ///
     /// # Errors

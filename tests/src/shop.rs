@@ -2,7 +2,7 @@
 //! Service, and the NodePort is called on every node, from outside, from a pod and from a hostNetwork pod.
 
 use crate::cluster::Cluster;
-use crate::command::output;
+use crate::command::{output, read};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// A denied packet is dropped, so a denial shows as this time limit; an allowed call takes a few milliseconds.
 const PROBE_MS: &str = "800";
@@ -38,10 +39,21 @@ pub struct Row {
     pub answered: usize,
     /// What the others got, in a word each.
     pub failures: Vec<String>,
-    /// Why the others were dropped, as the dataplane's drop events say: policy and source line.
+    /// Why the others were dropped, as `bowsprit flows` tells it: the policies and the line of code.
     pub causes: Vec<String>,
-    /// Addresses that called and were called, for finding the drops.
-    pub pairs: Vec<(String, String)>,
+    /// Calls without an answer for which no drop was told.
+    pub unexplained: usize,
+    pairs: Vec<Pair>,
+}
+
+/// Who called, and all addresses at which the call may have been dropped.
+#[derive(Debug, Clone)]
+struct Pair {
+    from: String,
+    /// The node whose network the caller uses: towards pods it shows another of its addresses.
+    node: Option<String>,
+    to: Vec<String>,
+    answered: bool,
 }
 
 impl Row {
@@ -50,6 +62,38 @@ impl Row {
     pub fn is_as_expected(&self) -> bool {
         self.calls > 0 && if self.allowed { self.answered == self.calls } else { self.answered == 0 }
     }
+
+    /// Finds the drops of the calls that got no answer.
+    fn explain(&mut self, drops: &[Value]) {
+        for pair in self.pairs.iter().filter(|pair| !pair.answered) {
+            let mut told = drops.iter().filter(|drop| pair.is_of(drop)).map(cause).peekable();
+            self.unexplained += usize::from(told.peek().is_none());
+            self.causes.extend(told);
+        }
+        self.causes.sort_unstable();
+        self.causes.dedup();
+    }
+}
+
+impl Pair {
+    fn is_of(&self, drop: &Value) -> bool {
+        let ends = [&drop["to"]["ip"], &drop["backend"]["ip"]];
+        let from = &drop["from"];
+        let of_node = |node: &String| from["pod"].is_null() && from["node"] == **node;
+        (from["ip"] == *self.from || self.node.as_ref().is_some_and(of_node))
+            && ends.iter().any(|end| self.to.iter().any(|address| **end == **address))
+    }
+}
+
+/// `no ingress rule of shop/closed, shop/db (datapath/src/policy.rs:77)`.
+fn cause(drop: &Value) -> String {
+    let policies: Vec<&str> =
+        drop["policies"].as_array().into_iter().flatten().flat_map(Value::as_str).collect();
+    let what = match policies.join(", ") {
+        none if none.is_empty() => text(&drop["reason"]),
+        policies => format!("no {} rule of {policies}", text(&drop["direction"])),
+    };
+    format!("{what} ({})", text(&drop["source"]))
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +110,7 @@ struct Probe {
     to: String,
     allowed: bool,
     command: Command,
-    pair: (String, String),
+    pair: Pair,
 }
 
 /// Applies the shop and the visitors and waits until all of it serves.
@@ -99,11 +143,30 @@ fn explain(cluster: &Cluster, namespace: &str) -> String {
     )
 }
 
-/// Probes every pair and returns the table.
+/// Probes every pair and returns the table, with the cause of every denial.
 ///
 /// # Errors
-/// When the pods cannot be listed or a probe cannot be started; a probe that gets no answer is a row, not an error.
+/// When the pods cannot be listed, a probe cannot be started, or the flows of a node cannot be read; a probe that gets no
+/// answer is a row, not an error.
 pub fn probe(cluster: &Cluster) -> Result<Vec<Row>> {
+    let began = Instant::now();
+    let mut rows = run(probes(cluster)?)?;
+    let drops = flows(cluster, &["--drops", "--since", &format!("{}s", began.elapsed().as_secs() + 1)])?;
+    rows.iter_mut().for_each(|row| row.explain(&drops));
+    Ok(rows)
+}
+
+/// What `bowsprit flows` prints with these flags: a JSON object a flow.
+///
+/// # Errors
+/// When a node's flows cannot be read.
+pub fn flows(cluster: &Cluster, flags: &[&str]) -> Result<Vec<Value>> {
+    let mut command = cluster.bowsprit(&["flows", "--follow=false", "--output=json"]);
+    let lines = read(command.args(flags))?;
+    lines.lines().map(|line| serde_json::from_str(line).context("a line of JSON")).collect()
+}
+
+fn probes(cluster: &Cluster) -> Result<Vec<Probe>> {
     let mut pods = list_pods(cluster, "shop")?;
     pods.extend(list_pods(cluster, "street")?);
     let services = services(cluster)?;
@@ -114,12 +177,16 @@ pub fn probe(cluster: &Cluster) -> Result<Vec<Row>> {
             let own_node = from.app == "neighbour" && from.node == to.node && to.app != "web";
             let kind = if own_node { "pod on its node" } else { "pod" };
             let url = format!("http://{}:{POD_PORT}/", to.address);
-            let mut probe = probe_from(cluster, from, &to.app, kind, &url, &to.address);
+            let mut probe = probe_from(cluster, from, &to.app, kind, &url, vec![to.address.clone()]);
             probe.allowed |= own_node;
             probes.push(probe);
         }
         for (name, address) in services.iter().filter(|(name, _)| is_decided(from, name)) {
-            probes.push(probe_from(cluster, from, name, "Service", &format!("http://{address}/"), address));
+            // The socket has chosen one of them before the first packet.
+            let mut ends: Vec<String> =
+                pods.iter().filter(|pod| &pod.app == name).map(|pod| pod.address.clone()).collect();
+            ends.push(address.clone());
+            probes.push(probe_from(cluster, from, name, "Service", &format!("http://{address}/"), ends));
         }
     }
     for node in cluster.nodes() {
@@ -132,13 +199,18 @@ pub fn probe(cluster: &Cluster) -> Result<Vec<Row>> {
             to: format!("web ({kind})"),
             allowed: true,
             command: cluster.outside(&workload.to_string_lossy(), &call),
-            pair: (crate::layout::GATEWAY.to_owned(), node.address.clone()),
+            pair: Pair {
+                from: crate::layout::GATEWAY.to_owned(),
+                node: None,
+                to: vec![node.address.clone()],
+                answered: false,
+            },
         });
         for from in pods.iter().filter(|pod| pod.namespace == "street") {
-            probes.push(probe_from(cluster, from, "web", &kind, &url, &node.address));
+            probes.push(probe_from(cluster, from, "web", &kind, &url, vec![node.address.clone()]));
         }
     }
-    run(probes)
+    Ok(probes)
 }
 
 /// Whether a Service has one answer for this caller. A pod may always reach itself, and a node the pods that run on it: a
@@ -147,7 +219,7 @@ fn is_decided(from: &Pod, service: &str) -> bool {
     from.app != service && (from.app != "neighbour" || service == "web")
 }
 
-fn probe_from(cluster: &Cluster, from: &Pod, to: &str, kind: &str, url: &str, address: &str) -> Probe {
+fn probe_from(cluster: &Cluster, from: &Pod, to: &str, kind: &str, url: &str, ends: Vec<String>) -> Probe {
     let mut command = cluster.kubectl(&["-n", &from.namespace, "exec", &from.name, "--"]);
     command.args(["/bin/workload", "call", url, "--timeout-ms", PROBE_MS]);
     Probe {
@@ -155,7 +227,12 @@ fn probe_from(cluster: &Cluster, from: &Pod, to: &str, kind: &str, url: &str, ad
         to: format!("{to} ({kind})"),
         allowed: ALLOWED.contains(&(from.app.as_str(), to)),
         command,
-        pair: (from.address.clone(), address.to_owned()),
+        pair: Pair {
+            from: from.address.clone(),
+            node: (from.app == "neighbour").then(|| from.node.clone()),
+            to: ends,
+            answered: false,
+        },
     }
 }
 
@@ -179,10 +256,11 @@ fn run(probes: Vec<Probe>) -> Result<Vec<Row>> {
                     answered: 0,
                     failures: Vec::new(),
                     causes: Vec::new(),
+                    unexplained: 0,
                     pairs: Vec::new(),
                 });
                 row.calls += 1;
-                row.pairs.push(probe.pair.clone());
+                row.pairs.push(Pair { answered: result.status.success(), ..probe.pair.clone() });
                 if result.status.success() {
                     row.answered += 1;
                 } else if !row.failures.contains(&word) {

@@ -24,6 +24,12 @@ fn table() -> Result<()> {
     let wrong: Vec<String> =
         rows.iter().filter(|row| !row.is_as_expected()).map(|row| format!("{row:?}")).collect();
     ensure!(wrong.is_empty(), "not as the policies say:\n{}", wrong.join("\n"));
+    let unexplained: Vec<String> = rows
+        .iter()
+        .filter(|row| row.unexplained > 0 || !row.allowed && row.causes.is_empty())
+        .map(|row| format!("{row:?}"))
+        .collect();
+    ensure!(unexplained.is_empty(), "denied, and no drop tells why:\n{}", unexplained.join("\n"));
     // A table without denials or without NodePorts would show nothing.
     ensure!(
         rows.iter().any(|row| !row.allowed) && rows.iter().any(|row| row.to.contains("NodePort")),

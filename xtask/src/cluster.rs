@@ -95,7 +95,8 @@ impl Up {
         if !self.bare {
             show_shop(&cluster, began, &mut times)?;
         }
-        report(&cluster, &times)
+        report(&cluster, &times)?;
+        if self.bare { Ok(()) } else { print_hints(&cluster) }
     }
 }
 
@@ -194,13 +195,38 @@ fn report(cluster: &Cluster, times: &[(&str, Duration)]) -> Result<()> {
         println!("    {what:<20} after {:.2} s", when.as_secs_f64());
     }
     print_memory(cluster);
+    Ok(())
+}
+
+/// Commands that show what this is about, to be copied as they are.
+fn print_hints(cluster: &Cluster) -> Result<()> {
+    let last = cluster.layout.node(cluster.spec.nodes);
+    let address = ["-n", "shop", "get", "service", "db", "-o", "jsonpath={.spec.clusterIP}"];
+    let database = cluster.ask(&address)?;
+    let agent = cluster.process(last.index, "bowsprit").context("the agent runs")?;
+    let load = format!(
+        "cargo xtask shell outside workload load http://{}:{}/ --rate 100 --seconds 20",
+        last.address,
+        shop::WEB_NODE_PORT
+    );
+    println!("\nThree things to try:");
+    println!("\n  1. See why a stranger does not reach the database; then let him in.");
+    println!("     cargo xtask kubectl -n street exec visitor -- /bin/workload call http://{database}/");
+    println!("     cargo xtask bowsprit flows --from street/visitor --since 1m");
+    println!("     cargo xtask kubectl -n shop delete networkpolicy db closed");
+    println!("     cargo xtask kubectl -n street exec visitor -- /bin/workload call http://{database}/");
     println!(
-        "\nThings to try:\n  \
-         cargo xtask kubectl -n shop delete networkpolicy db     # and call db from the pod street/visitor\n  \
-         kill -9 an agent (`cargo xtask status` shows its pid) while a client loops on http://NODE:{port}/\n  \
-         cargo xtask kubectl -n shop rollout restart deployment/web   # no request fails\n\
-         `cargo xtask kubectl`, `cargo xtask shell node-2` and `cargo xtask status` look around, `cargo xtask down` ends it.",
-        port = shop::WEB_NODE_PORT
+        "\n  2. Kill the agent of {} while a client calls web through that node; count what fails.",
+        last.name
+    );
+    println!("     {load} &");
+    println!("     sleep 5; kill -9 {}; wait", agent.pid);
+    println!("\n  3. Replace all pods of web under load; count what fails.");
+    println!("     {load} &");
+    println!("     cargo xtask kubectl -n shop rollout restart deployment/web; wait");
+    println!(
+        "\n`cargo xtask kubectl`, `cargo xtask bowsprit why pod/NAME`, `cargo xtask shell node-2` and `cargo xtask status` \
+         look around, `cargo xtask down` ends it."
     );
     Ok(())
 }
@@ -247,6 +273,13 @@ pub fn kubectl(arguments: &[String]) -> Result<ExitCode> {
     let cluster = open()?;
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     pass_through(cluster.kubectl(&words).stdin(Stdio::inherit()))
+}
+
+/// `cargo xtask bowsprit ...`.
+pub fn bowsprit(arguments: &[String]) -> Result<ExitCode> {
+    let cluster = open()?;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    pass_through(cluster.bowsprit(&words).stdin(Stdio::inherit()))
 }
 
 /// `cargo xtask shell NODE [COMMAND...]`.

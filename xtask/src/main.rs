@@ -55,6 +55,12 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// `bowsprit` on the cluster: `bowsprit flows --drops`, `bowsprit why pod/NAME`.
+    Bowsprit {
+        /// What bowsprit gets.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Set up, tidy, and run all tests, as CI does.
     Test(suites::Test),
     /// Measure this machine: release build, medians.
@@ -91,6 +97,7 @@ fn run(job: Job) -> Result<ExitCode> {
         Job::Status => cluster::status()?,
         Job::Shell { node, command } => return cluster::shell(&node, &command),
         Job::Kubectl { arguments } => return cluster::kubectl(&arguments),
+        Job::Bowsprit { arguments } => return cluster::bowsprit(&arguments),
         Job::Test(test) => test.run()?,
         Job::Bench { what } => bench::run(&what)?,
         Job::Tidy => tidy::run()?,

@@ -51,6 +51,14 @@ pub enum Error {
     /// The stream broke off.
     #[error("the stream broke off")]
     Broken(#[source] client::BoxError),
+    /// The one node that was asked for is not there.
+    #[error("there is no node `{wanted}`; there is {}", if known.is_empty() { "none at all" } else { known })]
+    NoNode {
+        /// Its name.
+        wanted: String,
+        /// Those that are there.
+        known: String,
+    },
     /// What came is no flow.
     #[error("the answer is no stream of flows; are agent and command of one version?")]
     NoFlow,
@@ -80,9 +88,17 @@ pub struct Past {
     pub failures: Vec<(String, Error)>,
 }
 
-/// Reads what all nodes remember; of `last`, the newest of all nodes together.
-pub async fn past(client: &Client, query: &Query) -> Result<Past, Error> {
-    let nodes = client.list::<Node>("", &ListOptions::default()).await?;
+/// Reads what all nodes, or only `node`, remember; of `last`, the newest of all nodes together.
+pub async fn past(client: &Client, query: &Query, node: Option<&str>) -> Result<Past, Error> {
+    let mut nodes = client.list::<Node>("", &ListOptions::default()).await?;
+    if let Some(wanted) = node {
+        let mut known: Vec<&str> = nodes.items.iter().map(|node| &*node.metadata.name).collect();
+        if !known.contains(&wanted) {
+            known.sort_unstable();
+            return Err(Error::NoNode { wanted: wanted.to_owned(), known: known.join(", ") });
+        }
+        nodes.items.retain(|node| &*node.metadata.name == wanted);
+    }
     let query = Query { follow: false, ..query.clone() };
     let ask = |node: Node| {
         let query = &query;
@@ -118,22 +134,24 @@ async fn past_of(client: &Client, node: &str, query: &Query) -> Result<Vec<Line>
     Ok(all)
 }
 
-/// Follows all nodes, also those that join later, for as long as the receiver lives. `after` says where to go on on nodes that
-/// are known already; of others, only what is to come.
+/// Follows all nodes, also those that join later, or only `node`, for as long as the receiver lives. `after` says where to
+/// go on on nodes that are known already; of others, only what is to come.
 pub fn follow(
     client: Client,
     query: &Query,
+    node: Option<&str>,
     after: HashMap<Arc<str>, DateTime<Utc>>,
 ) -> mpsc::Receiver<Told> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let query = Query { follow: true, since: None, last: None, ..query.clone() };
-    tokio::spawn(follow_nodes(client, query, after, sender));
+    tokio::spawn(follow_nodes(client, query, node.map(str::to_owned), after, sender));
     receiver
 }
 
 async fn follow_nodes(
     client: Client,
     query: Query,
+    only: Option<String>,
     mut after: HashMap<Arc<str>, DateTime<Utc>>,
     told: mpsc::Sender<Told>,
 ) {
@@ -148,6 +166,7 @@ async fn follow_nodes(
         };
         match delta {
             Delta::Synced => {}
+            Delta::Upsert { new, .. } if only.as_deref().is_some_and(|only| *only != *new.metadata.name) => {}
             Delta::Upsert { new, .. } => {
                 let name: Arc<str> = (&*new.metadata.name).into();
                 if let Entry::Vacant(place) = running.entry(Arc::clone(&name)) {

@@ -191,7 +191,8 @@ impl Flow {
             source: drop.map(|code| format!("{}:{}", code.source(), code.line()).into()),
             direction: names.direction(event.policy).unwrap_or_else(|| direction_name(event)).into(),
             policies,
-            hook: Hook::from_number(event.hook).map_or("unknown", hook_name).into(),
+            // That a connection is over is noticed by whoever collects them, at no hook.
+            hook: Hook::from_number(event.hook).map_or("conntrack", hook_name).into(),
             packets: (kind == Kind::Closed).then_some(event.packets),
             bytes: (kind == Kind::Closed).then_some(event.bytes),
         }

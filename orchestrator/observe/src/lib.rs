@@ -1,8 +1,8 @@
 //! Flows: the datapath's events with names, kept for a while, streamed to people and programs.
 //!
 //! `flow` says what one event means, `recorder` names events as they come and keeps the newest (`history`), `http` serves
-//! them on the agent's port as one JSON object a line, `cluster` reads all nodes' through the API server, `text` prints
-//! a line for a terminal. Who has an address is asked of whoever watches the API ([`Names`]).
+//! them on the agent's port as one JSON object a line, `cluster` reads all nodes' through the API server, `text` lays
+//! them out for a terminal. Who has an address is asked of whoever watches the API ([`Names`]).
 #![forbid(unsafe_code)]
 
 mod clock;
@@ -19,3 +19,4 @@ pub use flow::{Flow, Kind, Line, Party, Verdict};
 pub use names::{Names, Owner};
 pub use query::{BadQuery, Filter, Query, moment};
 pub use recorder::Flows;
+pub use text::Columns;

@@ -23,8 +23,12 @@ pub struct Query {
 pub struct Filter {
     /// One end is in this namespace.
     pub namespace: Option<String>,
-    /// The same end is this pod or Service, or a pod whose name begins with this and a dash (a Deployment's pods).
+    /// The same end is this pod, Service or node, or a pod whose name begins with this and a dash (a Deployment's pods).
     pub pod: Option<String>,
+    /// Who sent: as `pod`, or `NAMESPACE/NAME`, or an address.
+    pub from: Option<String>,
+    /// Whom it was for, or who serves: as `from`.
+    pub to: Option<String>,
     /// Only what was dropped.
     pub drops: bool,
 }
@@ -59,11 +63,13 @@ impl Query {
         match key {
             "namespace" => self.filter.namespace = name(),
             "pod" => self.filter.pod = name(),
+            "from" => self.filter.from = name(),
+            "to" => self.filter.to = name(),
             "drops" => self.filter.drops = flag(value)?,
             "follow" => self.follow = flag(value)?,
             "since" => self.since = Some(moment(value, now)?),
             "last" => self.last = Some(value.parse().map_err(|_| "it is no number of flows")?),
-            _ => return Err("there is only namespace, pod, drops, follow, since and last"),
+            _ => return Err("there is only namespace, pod, from, to, drops, follow, since and last"),
         }
         Ok(())
     }
@@ -71,8 +77,8 @@ impl Query {
     /// As the query of a URL.
     pub fn to_text(&self) -> String {
         let mut text = Serializer::new(String::new());
-        let Query { filter: Filter { namespace, pod, drops }, follow, since, last } = self;
-        for (key, value) in [("namespace", namespace), ("pod", pod)] {
+        let Query { filter: Filter { namespace, pod, from, to, drops }, follow, since, last } = self;
+        for (key, value) in [("namespace", namespace), ("pod", pod), ("from", from), ("to", to)] {
             if let Some(value) = value {
                 text.append_pair(key, value);
             }
@@ -137,24 +143,34 @@ impl Filter {
             return false;
         }
         let unrestricted = self.namespace.is_none() && self.pod.is_none();
-        unrestricted || flow.parties().any(|party| self.is_about(party))
+        let ends = [Some(&flow.to), flow.backend.as_ref()];
+        (unrestricted || flow.parties().any(|party| self.is_about(party)))
+            && self.from.as_deref().is_none_or(|end| is_end(end, &flow.from))
+            && self.to.as_deref().is_none_or(|end| ends.into_iter().flatten().any(|party| is_end(end, party)))
     }
 
     fn is_about(&self, party: &Party) -> bool {
-        let in_namespace = match &self.namespace {
-            Some(namespace) => party.namespace.as_deref() == Some(&**namespace),
-            None => true,
-        };
-        let named = match &self.pod {
-            Some(name) => {
-                let is = |own: &str| own == name;
-                let of_set = |pod: &str| pod.strip_prefix(&**name).is_some_and(|rest| rest.starts_with('-'));
-                party.pod.as_deref().is_some_and(|pod| is(pod) || of_set(pod))
-                    || party.service.as_deref().is_some_and(is)
-            }
-            None => true,
-        };
-        in_namespace && named
+        self.namespace.as_deref().is_none_or(|namespace| party.namespace.as_deref() == Some(namespace))
+            && self.pod.as_deref().is_none_or(|name| is_named(name, party))
+    }
+}
+
+/// `NAME`, `NAMESPACE/NAME` or an address.
+fn is_end(end: &str, party: &Party) -> bool {
+    match end.split_once('/') {
+        Some((namespace, name)) => party.namespace.as_deref() == Some(namespace) && is_named(name, party),
+        None => is_named(end, party) || end.parse() == Ok(party.ip),
+    }
+}
+
+/// A pod or Service of that name, a pod of the Deployment of that name, or, when it is no pod, the node.
+fn is_named(name: &str, party: &Party) -> bool {
+    let of_set = |pod: &str| pod.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
+    match (&party.pod, &party.service, &party.node) {
+        (Some(pod), _, _) => &**pod == name || of_set(pod),
+        (None, Some(service), _) => &**service == name,
+        (None, None, Some(node)) => &**node == name,
+        (None, None, None) => false,
     }
 }
 
@@ -170,7 +186,13 @@ mod tests {
     #[test]
     fn queries_survive_being_written() {
         let query = Query {
-            filter: Filter { namespace: Some("a&b".into()), pod: Some("web".into()), drops: true },
+            filter: Filter {
+                namespace: Some("a&b".into()),
+                pod: Some("web".into()),
+                from: Some("a/b".into()),
+                to: Some("10.0.0.1".into()),
+                drops: true,
+            },
             follow: true,
             since: Some(now()),
             last: Some(20),
@@ -200,7 +222,7 @@ mod tests {
         let closed = Line::Flow(flow(&closed()));
         let wanted = |namespace: &str, pod: &str, drops: bool| {
             let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            let filter = Filter { namespace: some(namespace), pod: some(pod), drops };
+            let filter = Filter { namespace: some(namespace), pod: some(pod), drops, ..Filter::default() };
             (filter.wants(&denied), filter.wants(&closed))
         };
         assert_eq!(wanted("", "", false), (true, true));
@@ -211,5 +233,17 @@ mod tests {
         assert_eq!(wanted("shop", "db-0", false), (true, true), "who serves");
         assert_eq!(wanted("other", "", false), (false, false));
         assert_eq!(wanted("other", "db-0", false), (false, false), "one end must be both");
+    }
+
+    #[test]
+    fn filters_know_both_ends() {
+        let denied = Line::Flow(flow(&denied()));
+        let wanted = |from: &str, to: &str| {
+            let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            Filter { from: some(from), to: some(to), ..Filter::default() }.wants(&denied)
+        };
+        assert!(wanted("web", "") && wanted("shop/web", "db") && wanted("10.244.0.5", "shop/db-0"));
+        assert!(wanted("", "10.96.0.7") && wanted("", "10.244.1.9"), "the Service's address and the pod's");
+        assert!(!wanted("db", "") && !wanted("", "web") && !wanted("other/web", "") && !wanted("web", "web"));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use observe::{
-    Filter, Line, Query,
+    Columns, Filter, Line, Query,
     cluster::{self, Told},
 };
 
@@ -22,9 +22,18 @@ pub(crate) struct FlowsArguments {
     /// Only flows with an end in this namespace.
     #[arg(long, short)]
     namespace: Option<String>,
-    /// Only flows with this end: a pod or Service, `NAME` or `NAMESPACE/NAME`. A Deployment's name stands for its pods.
+    /// Only flows with this end: a pod, Service or node, `NAME` or `NAMESPACE/NAME`. A Deployment's name stands for its pods.
     #[arg(long)]
     pod: Option<String>,
+    /// Only flows from there: as `--pod`, or an address.
+    #[arg(long, value_name = "END")]
+    from: Option<String>,
+    /// Only flows to there, also by way of a Service: as `--pod`, or an address.
+    #[arg(long, value_name = "END")]
+    to: Option<String>,
+    /// Only what this node saw.
+    #[arg(long)]
+    node: Option<String>,
     /// Only what was dropped, with the policy and the line of code that decided it.
     #[arg(long)]
     drops: bool,
@@ -76,12 +85,16 @@ async fn show(arguments: &FlowsArguments) -> Result<()> {
     let client = arguments.access.connect()?;
     let mut out = std::io::stdout();
     let query = arguments.query(out.is_terminal());
+    let only = arguments.node.as_deref();
+    let mut printer =
+        Printer { output: arguments.output, columns: Columns::default(), headed: !out.is_terminal() };
     let mut after = HashMap::new();
     let mut missing = 0;
     if query.wants_past() {
-        let past = cluster::past(&client, &query).await?;
+        let past = cluster::past(&client, &query, only).await?;
+        printer.columns.fit(&past.lines);
         for line in &past.lines {
-            arguments.output.print(&mut out, line)?;
+            printer.print(&mut out, line)?;
             after.insert(line.node().clone(), line.time());
         }
         missing = past.failures.len();
@@ -90,15 +103,16 @@ async fn show(arguments: &FlowsArguments) -> Result<()> {
         }
     }
     if !query.follow {
-        return if missing == 0 { Ok(()) } else { Err(anyhow!("the flows of {missing} nodes are missing")) };
+        let nodes = if missing == 1 { "1 node" } else { &format!("{missing} nodes") };
+        return if missing == 0 { Ok(()) } else { Err(anyhow!("the flows of {nodes} are missing")) };
     }
     if std::io::stderr().is_terminal() {
-        eprintln!("following the flows of all nodes; Ctrl-C ends it");
+        eprintln!("following the flows of {}; Ctrl-C ends it", only.unwrap_or("all nodes"));
     }
-    let mut told = cluster::follow(client, &query, after);
+    let mut told = cluster::follow(client, &query, only, after);
     while let Some(told) = told.recv().await {
         match told {
-            Told::Line(line) => arguments.output.print(&mut out, &line)?,
+            Told::Line(line) => printer.print(&mut out, &line)?,
             Told::Trouble { node, error } => eprintln!("node {node}: {:#}; trying again", anyhow!(error)),
         }
     }
@@ -114,7 +128,13 @@ impl FlowsArguments {
             (namespace, pod) = (Some(of.to_owned()), Some(name.to_owned()));
         }
         Query {
-            filter: Filter { namespace, pod, drops: self.drops },
+            filter: Filter {
+                namespace,
+                pod,
+                from: self.from.clone(),
+                to: self.to.clone(),
+                drops: self.drops,
+            },
             follow: self.follow.unwrap_or(terminal),
             since: self.since,
             last: self.last,
@@ -122,13 +142,27 @@ impl FlowsArguments {
     }
 }
 
-// === impl Output ===
+/// Writes lines as they come; the columns of earlier lines are those of later ones.
+struct Printer {
+    output: Output,
+    columns: Columns,
+    /// The heading is there already, or there is nobody to read it.
+    headed: bool,
+}
 
-impl Output {
-    fn print(self, out: &mut impl Write, line: &Line) -> std::io::Result<()> {
-        match self {
-            Output::Text => writeln!(out, "{line}"),
+// === impl Printer ===
+
+impl Printer {
+    fn print(&mut self, out: &mut impl Write, line: &Line) -> std::io::Result<()> {
+        match self.output {
             Output::Json => out.write_all(&observe::http::encode(line)),
+            Output::Text => {
+                let text = self.columns.line(line);
+                if !std::mem::replace(&mut self.headed, true) {
+                    writeln!(out, "{}", self.columns.heading())?;
+                }
+                writeln!(out, "{text}")
+            }
         }
     }
 }
@@ -152,7 +186,7 @@ mod tests {
 
     #[test]
     fn flags_become_a_query() {
-        let rows: [(&[&str], bool, &str); 6] = [
+        let rows: [(&[&str], bool, &str); 7] = [
             (&[], true, "follow=true"),
             (&[], false, ""),
             (&["--drops", "--last", "20", "-f"], false, "drops=true&follow=true&last=20"),
@@ -163,6 +197,7 @@ mod tests {
             ),
             (&["-n", "shop", "--pod", "web"], false, "namespace=shop&pod=web"),
             (&["-n", "other", "--pod", "shop/web"], false, "namespace=shop&pod=web"),
+            (&["--from", "shop/web", "--to", "10.0.0.1"], false, "from=shop%2Fweb&to=10.0.0.1"),
         ];
         for (words, terminal, expected) in rows {
             assert_eq!(query(words, terminal), expected, "{words:?}");

@@ -131,7 +131,7 @@ impl Server {
 async fn next(told: &mut mpsc::Receiver<Told>) -> Result<(String, u16), String> {
     match tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap() {
         Told::Line(Line::Flow(flow)) => Ok((flow.node.to_string(), flow.from.port)),
-        Told::Line(lost) => Err(lost.to_string()),
+        Told::Line(lost) => Err(format!("{lost:?}")),
         Told::Trouble { node, error } => Err(format!("{node}: {error}")),
     }
 }
@@ -145,7 +145,7 @@ async fn a_follower_goes_on_where_the_past_ended_and_sees_nodes_join() {
     }
     one.remembered(3).await;
     let query = Query { last: Some(2), ..Query::default() };
-    let past = past(&server.client(), &query).await.unwrap();
+    let past = past(&server.client(), &query, None).await.unwrap();
     assert!(past.failures.is_empty());
     let ports: Vec<u16> = past
         .lines
@@ -157,7 +157,7 @@ async fn a_follower_goes_on_where_the_past_ended_and_sees_nodes_join() {
     one.send(denied(), 4);
     one.remembered(4).await;
     let after = past.lines.iter().map(|line| (Arc::clone(line.node()), line.time())).collect();
-    let mut told = follow(server.client(), &query, after);
+    let mut told = follow(server.client(), &query, None, after);
     assert_eq!(next(&mut told).await, Ok(("one".into(), 4)));
     one.send(closed(), 5);
     assert_eq!(next(&mut told).await, Ok(("one".into(), 5)));
