@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::get;
+use http::Uri;
 use http::request::Parts;
 use serde_json::json;
 use tower::ServiceExt;
@@ -31,7 +32,10 @@ pub fn router(registry: telemetry::Registry, health: telemetry::health::Health) 
 }
 
 /// Answers a request whose path names no resource.
-pub async fn handle(api: &Arc<Api>, parts: Parts, body: Body) -> http::Response<Body> {
+pub async fn handle(api: &Arc<Api>, mut parts: Parts, body: Body) -> http::Response<Body> {
+    if let Some(uri) = without_final_slash(&parts.uri) {
+        parts.uri = uri;
+    }
     if !is_public(parts.uri.path())
         && let Err(error) = api.authenticator.authenticate(&parts)
     {
@@ -42,6 +46,13 @@ pub async fn handle(api: &Arc<Api>, parts: Parts, body: Body) -> http::Response<
     match routes.oneshot(request).await {
         Ok(response) => compress(&parts, response.map(Body::stream)),
     }
+}
+
+/// Generated clients ask for `/version/` and `/apis/apps/v1/`: the same pages as without the slash.
+fn without_final_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri.path().strip_suffix('/').filter(|path| !path.is_empty())?;
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{path}{query}").parse().ok()
 }
 
 /// Paths that load balancers and start-up scripts ask without any credentials.
@@ -73,4 +84,18 @@ async fn openid(State(api): State<Arc<Api>>) -> axum::Json<serde_json::Value> {
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_final_slash_does_not_count() {
+        let cut = |uri: &str| without_final_slash(&uri.parse().unwrap()).map(|uri| uri.to_string());
+        assert_eq!(cut("/version/").as_deref(), Some("/version"));
+        assert_eq!(cut("/apis/apps/v1/?timeout=32s").as_deref(), Some("/apis/apps/v1?timeout=32s"));
+        assert_eq!(cut("/version"), None);
+        assert_eq!(cut("/"), None);
+    }
 }
