@@ -32,7 +32,7 @@ async fn account(write: &Write<'_>, pod: &Object) -> Result<Object, ApiError> {
     let name = pod.text("spec.serviceAccountName");
     let path = format!("{}/{name}", write.info.namespace);
     let found = match write.api.resources.cache("", "serviceaccounts") {
-        Some(accounts) => find(write, accounts, &path, &name).await?,
+        Some(accounts) => find(write, accounts, &path, name).await?,
         None => None,
     };
     let Some(found) = found else {

@@ -203,10 +203,14 @@ async fn policy_decides() {
     assert_eq!(
         (drop.reason.as_deref(), drop.direction.as_ref()),
         (Some("PolicyIngress"), "ingress"),
-        "{drop}"
+        "{drop:?}"
     );
-    assert_eq!((drop.to.pod.as_deref(), &*drop.policies), (Some(db.name), &["shop/db".into()][..]), "{drop}");
-    assert!(drop.source.as_deref().is_some_and(|source| source.starts_with("datapath/src/")), "{drop}");
+    assert_eq!(
+        (drop.to.pod.as_deref(), &*drop.policies),
+        (Some(db.name), &["shop/db".into()][..]),
+        "{drop:?}"
+    );
+    assert!(drop.source.as_deref().is_some_and(|source| source.starts_with("datapath/src/")), "{drop:?}");
 
     api.delete(POLICIES, "db");
     let deadline = Instant::now() + PATIENCE;
@@ -216,7 +220,7 @@ async fn policy_decides() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let new = next_flow(&mut lines, Kind::New).await;
-    assert_eq!((new.to.pod.as_deref(), new.policies.len()), (Some("db"), 0), "{new}");
+    assert_eq!((new.to.pod.as_deref(), new.policies.len()), (Some("db"), 0), "{new:?}");
 
     // A runtime that knows neither sandbox: their addresses and devices go.
     network.reconcile(&Default::default()).unwrap();
