@@ -549,17 +549,30 @@ pub fn kubectl_binary() -> PathBuf {
     if let Some(chosen) = std::env::var_os("KUBECTL") {
         return chosen.into();
     }
+    // Some distributions put a dispatcher there that asks the server first: four times as slow as the real one.
+    kubectl_binaries().pop().unwrap_or_else(|| "kubectl".into())
+}
+
+/// The oldest `kubectl` of several beside the one that is found, or that one: what it speaks must go on working.
+#[must_use]
+pub fn oldest_kubectl_binary() -> PathBuf {
+    kubectl_binaries().into_iter().next().unwrap_or_else(kubectl_binary)
+}
+
+/// `kubectl.1.N` beside the `kubectl` of the PATH, the oldest first; that one alone when it has no siblings.
+fn kubectl_binaries() -> Vec<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let found =
         std::env::split_paths(&paths).map(|directory| directory.join("kubectl")).find(|path| path.exists());
-    let Some(found) = found.and_then(|path| path.canonicalize().ok()) else { return "kubectl".into() };
-    // Some distributions put a dispatcher there that asks the server first: four times as slow as the real one.
+    let Some(found) = found.and_then(|path| path.canonicalize().ok()) else { return Vec::new() };
     let siblings = found.parent().and_then(|directory| fs::read_dir(directory).ok());
     let versioned = |entry: fs::DirEntry| {
         let name = entry.file_name().into_string().ok()?;
         Some((name.strip_prefix("kubectl.1.")?.parse::<u32>().ok()?, entry.path()))
     };
-    siblings.into_iter().flatten().flatten().filter_map(versioned).max().map_or(found, |(_, path)| path)
+    let mut binaries: Vec<_> = siblings.into_iter().flatten().flatten().filter_map(versioned).collect();
+    binaries.sort();
+    if binaries.is_empty() { vec![found] } else { binaries.into_iter().map(|(_, path)| path).collect() }
 }
 
 /// The last lines of a file; empty when it cannot be read.

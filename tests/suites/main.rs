@@ -9,6 +9,8 @@ mod no_request_lost;
 mod node_loss;
 mod people;
 mod rig_itself;
+mod seen;
+mod sessions;
 mod shop;
 mod stores;
 
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
         people::trials(),
         shop::trials(),
         network::trials(),
+        seen::trials(),
+        sessions::trials(),
         no_request_lost::trials(),
         node_loss::trials(),
         stores::trials(),

@@ -212,7 +212,7 @@ fn print_hints(cluster: &Cluster) -> Result<()> {
     println!("\nThree things to try:");
     println!("\n  1. See why a stranger does not reach the database; then let him in.");
     println!("     cargo xtask kubectl -n street exec visitor -- /bin/workload call http://{database}/");
-    println!("     cargo xtask bowsprit flows --from street/visitor --since 1m");
+    println!("     cargo xtask bowsprit flows --from street/visitor --since 1m     # Ctrl-C ends it");
     println!("     cargo xtask kubectl -n shop delete networkpolicy db closed");
     println!("     cargo xtask kubectl -n street exec visitor -- /bin/workload call http://{database}/");
     println!(

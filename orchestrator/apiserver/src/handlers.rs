@@ -33,6 +33,7 @@ pub async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, Api
         (Verb::Get | Verb::Create, "log" | "exec" | "attach" | "portforward") => {
             streams::stream(call, body).await
         }
+        (Verb::Get, "proxy") => streams::proxy(call, body).await,
         (Verb::Create, "binding") => subresources::bind(call, body).await,
         (Verb::Create, "eviction") => subresources::evict(call, body).await,
         (Verb::Create, "token") => subresources::token(call, body).await,

@@ -62,7 +62,7 @@ pub struct Call<'a> {
 
 /// Whether a request may take as long as it likes.
 fn is_long_running(info: &RequestInfo) -> bool {
-    let streams = ["log", "exec", "attach", "portforward", "proxy", "flows"];
+    let streams = ["log", "exec", "attach", "portforward", "proxy", "flows", "timeline"];
     info.verb == Verb::Watch || streams.contains(&info.subresource.as_str()) || info.resource == "nodelink"
 }
 
@@ -143,7 +143,7 @@ async fn resource(
     Ok(response)
 }
 
-/// What has no objects and so is not in discovery: the link of a node to its server, and a node's flows.
+/// What has no objects and so is not in discovery: the link of a node to its server, and what a node has seen.
 async fn own_group(
     api: &Arc<Api>,
     parts: &Parts,
@@ -152,9 +152,7 @@ async fn own_group(
 ) -> Result<Response<Body>, ApiError> {
     match (info.version.as_str(), info.resource.as_str(), info.subresource.as_str()) {
         ("v1", "nodelink", "") if !info.name.is_empty() => crate::nodelink::serve(api, body, info),
-        ("v1", "nodes", "flows") if info.rest.is_empty() => {
-            handlers::streams::flows(api, parts, info, body).await
-        }
+        ("v1", "nodes", "flows" | "timeline") => handlers::streams::observed(api, parts, info, body).await,
         _ => Err(ApiError::unknown_path()),
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn kind() -> Kind {
     Kind::new("", "v1", "Node", "nodes")
         .cluster_scoped()
         .short_names(&["no"])
+        .subresource("proxy", ("", "v1", "NodeProxyOptions"), &["get"])
         .status()
         .columns(cluster::node_columns())
         .selectable([SelectableField::with_default("spec.unschedulable", "false")])

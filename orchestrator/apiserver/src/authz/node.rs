@@ -68,7 +68,9 @@ pub fn authorize(
             own(info.verb == Verb::Create, "create certificate requests")
         }
         (("bowsprit.dev", "nodelink"), "") => own(info.name == node, "report for itself"),
-        (("bowsprit.dev", "nodes"), "flows") => own(info.name == node, "read its own flows"),
+        (("bowsprit.dev", "nodes"), "flows" | "timeline") => {
+            own(info.name == node, "read what it has seen itself")
+        }
         _ => Err(format!("node {node:?} has no such permission")),
     }
 }

@@ -29,6 +29,9 @@ const LOG_PARAMETERS: &[&str] = &[
     "timestamps",
     "insecureSkipTLSVerifyBackend",
 ];
+/// `apis`, group, version, `nodes` and the node's name, or `api`, version, `nodes`, name and `proxy`: what comes after
+/// them is the agent's.
+const OWN_SEGMENTS: usize = 5;
 /// Parameters of exec and attach, and what agents call them, as kubelets do.
 const EXEC_PARAMETERS: &[(&str, &str)] =
     &[("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
@@ -65,19 +68,37 @@ pub async fn stream(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiEr
     pass(call.api, &agent, &path, call.parts, body).await
 }
 
-/// Answers `GET /apis/bowsprit.dev/v1/nodes/NODE/flows`: what the node's dataplane saw and sees. The query is the agent's.
-pub async fn flows(
+/// Answers `GET /apis/bowsprit.dev/v1/nodes/NODE/flows`, what the node's dataplane saw and sees, and
+/// `.../timeline/NAMESPACE/POD`, the stages of one of its pods. Path and query below the node are the agent's.
+pub async fn observed(
     api: &Arc<Api>,
     parts: &Parts,
     info: &RequestInfo,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     if info.verb != Verb::Get {
-        return Err(ApiError::method_not_allowed((info.group.as_str(), "nodes/flows"), info.verb.as_str()));
+        let resource = format!("nodes/{}", info.subresource);
+        return Err(ApiError::method_not_allowed((info.group.as_str(), &*resource), info.verb.as_str()));
     }
     let agent = agent(api, &info.name).await?;
-    let path = format!("/bowsprit/flows?{}", parts.uri.query().unwrap_or_default());
-    pass(api, &agent, &path, parts, body).await
+    pass(api, &agent, &below("/bowsprit", parts), parts, body).await
+}
+
+/// Answers `GET nodes/NODE/proxy/PATH`: what an agent serves of itself, such as its metrics and its health.
+pub async fn proxy(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
+    let agent = agent(call.api, &call.info.name).await?;
+    pass(call.api, &agent, &below("", call.parts), call.parts, body).await
+}
+
+/// Path and query behind the node, below `prefix`, as they came: what was decoded might be no path any more.
+fn below(prefix: &str, parts: &Parts) -> String {
+    let segments = parts.uri.path().split('/').filter(|segment| !segment.is_empty()).skip(OWN_SEGMENTS);
+    let path = segments.fold(prefix.to_owned(), |path, segment| path + "/" + segment);
+    match parts.uri.query() {
+        Some(query) => path + "?" + query,
+        None if path.is_empty() => "/".to_owned(),
+        None => path,
+    }
 }
 
 async fn pass(

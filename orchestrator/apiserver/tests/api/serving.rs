@@ -220,6 +220,16 @@ async fn flows_of_a_node_pass_through_to_those_who_may_see_them() {
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "/bowsprit/flows?drops=true&since=5m");
 
+    let timeline = flows.replace("/flows", "/timeline/shop/web-1");
+    let answer = connect(&server, Some(&server.pki.admin)).await.send_request(get(&timeline)).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "/bowsprit/timeline/shop/web-1");
+
+    let metrics = "/api/v1/nodes/n1/proxy/metrics?a=b";
+    let answer = connect(&server, Some(&server.pki.admin)).await.send_request(get(metrics)).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "/metrics?a=b");
+    let nodes = ["system:nodes"];
+    assert_eq!(server.ask_as("system:node:n1", &nodes, "GET", metrics, &[], Value::Null).await.code, 403);
+
     let anonymous = connect(&server, None).await.send_request(get(flows)).await.unwrap();
     assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
     let as_node =
@@ -228,7 +238,7 @@ async fn flows_of_a_node_pass_through_to_those_who_may_see_them() {
     assert_eq!(stranger.code, 403);
     let message = stranger.body["message"].as_str().unwrap();
     assert!(message.contains(r#"cannot get resource "nodes/flows""#), "{message}");
-    assert!(message.ends_with(r#"node "n2" can only read its own flows"#), "{message}");
+    assert!(message.ends_with(r#"node "n2" can only read what it has seen itself"#), "{message}");
     assert_eq!(as_node("system:node:n1").await.code, 200);
 
     let nowhere = server.ask("GET", "/apis/bowsprit.dev/v1/nodes/nobody/flows", Value::Null).await;
