@@ -296,6 +296,8 @@ impl Volumes {
             let (pod, ips) = held.lock().clone();
             refresh_at = match self.prepare(&pod, &ips).await {
                 Ok(prepared) => prepared.refresh_at,
+                // With its namespace go the objects of a pod that ends: it needs no news any more.
+                Err(_) if pod.metadata.deletion_timestamp.is_some() => None,
                 Err(error) => {
                     tracing::warn!(pod = %pod.reference(), %error, "volumes keep their old content");
                     Some(Utc::now() + REFRESH_RETRY)

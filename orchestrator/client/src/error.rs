@@ -76,6 +76,11 @@ impl Error {
         }
     }
 
+    /// No answer came: the transport says so once for all who ask, so that nobody else needs to.
+    pub fn is_transport(&self) -> bool {
+        matches!(self, Self::Transport { .. })
+    }
+
     /// The object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(404)

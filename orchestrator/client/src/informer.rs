@@ -225,8 +225,8 @@ impl<T: HasMeta> Reflector<T> {
     async fn wait(&self, backoff: &mut Backoff, verb: &'static str, error: &Error) {
         let wait = backoff.next_wait();
         let (resource, failures) = (&self.scope.resource.plural, backoff.failures());
-        // The first failure is what every restart of a server looks like.
-        if failures > 1 {
+        // The first failure is what every restart of a server looks like; of a longer one the transport tells.
+        if failures > 1 && !error.is_transport() {
             tracing::warn!(
                 resource,
                 verb,

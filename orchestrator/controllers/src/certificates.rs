@@ -109,7 +109,7 @@ async fn act(ctx: &Context, authority: &dyn Authority, request: &Request) -> Res
     let (subresource, status) = match decide(authority, request) {
         Step::Nothing => return Ok(Next::Done),
         Step::Approve { message } => {
-            tracing::info!(request = &**name, message, "approving a certificate");
+            tracing::info!(request = &**name, why = message, "approving a certificate");
             ("approval", with_condition(request, "Approved", "AutoApproved", &message))
         }
         Step::Sign(usage) => match authority.sign(&pem(request), usage) {

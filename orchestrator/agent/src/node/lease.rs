@@ -30,7 +30,9 @@ pub async fn keep(client: Client, node: String, uid: String) {
         let wait = match renew(&client, &node, &uid).await {
             Ok(()) => RENEW,
             Err(error) => {
-                tracing::warn!(node, error = error.chain(), "lease not renewed");
+                if !error.is_transport() {
+                    tracing::warn!(node, error = error.chain(), "lease not renewed");
+                }
                 RETRY
             }
         };

@@ -123,7 +123,8 @@ pub async fn keep(
             () = tokio::time::sleep(if ready { CHECK } else { CHECK_FIRST }) => {
                 let now = check(&*runtime).await;
                 if now != checked {
-                    tracing::info!(runtime = now.readiness.runtime, network = now.readiness.network, message = now.readiness.message, "container runtime");
+                    let Readiness { runtime, network, message } = &now.readiness;
+                    tracing::info!(runtime, network, why = message, "the readiness of the container runtime changed");
                 }
                 checked = now;
                 health.send_if_modified(|held| std::mem::replace(held, checked.clone()) != checked);

@@ -4,7 +4,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -27,6 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// And is given up when none comes.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A server that is started again is back by then: only a longer outage is worth a line in the log.
+const OUTAGE_TOLD: Duration = Duration::from_secs(2);
 /// What one stream may send ahead of its reader: a page of a list.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// What all streams together may send ahead: one slow reader shall not stop the others.
@@ -57,7 +59,19 @@ pub enum Credentials {
 /// The transport.
 pub(crate) struct Http2 {
     endpoint: RwLock<Arc<Endpoint>>,
-    connection: Mutex<Option<Connection>>,
+    connection: Mutex<Slot>,
+}
+
+/// The connection, or since when there is none.
+#[derive(Default)]
+struct Slot {
+    connection: Option<Connection>,
+    outage: Option<Outage>,
+}
+
+struct Outage {
+    since: Instant,
+    told: bool,
 }
 
 struct Endpoint {
@@ -86,15 +100,15 @@ struct Connection {
 impl Http2 {
     pub(crate) fn new(config: &ConnectConfig) -> Result<Arc<Self>, Error> {
         let endpoint = RwLock::new(Arc::new(Endpoint::new(config)?));
-        Ok(Arc::new(Self { endpoint, connection: Mutex::new(None) }))
+        Ok(Arc::new(Self { endpoint, connection: Mutex::default() }))
     }
 
     /// Takes new credentials; requests under way end on the old connection.
     pub(crate) async fn reconfigure(&self, config: &ConnectConfig) -> Result<(), Error> {
         let endpoint = Arc::new(Endpoint::new(config)?);
-        let mut connection = self.connection.lock().await;
+        let mut slot = self.connection.lock().await;
         *self.endpoint.write() = endpoint;
-        *connection = None;
+        slot.connection = None;
         Ok(())
     }
 
@@ -105,12 +119,12 @@ impl Http2 {
     async fn connection(&self) -> Result<Connection, Error> {
         // Held while connecting: callers that come meanwhile wait for the one connection instead of making more.
         let mut slot = self.connection.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|connection| !connection.sender.is_closed()) {
+        if let Some(connection) = slot.connection.as_ref().filter(|held| !held.sender.is_closed()) {
             return Ok(connection.clone());
         }
         let endpoint = self.endpoint.read().clone();
-        let connection = endpoint.connect().await?;
-        *slot = Some(connection.clone());
+        let connection = endpoint.connect().await.inspect_err(|error| slot.failed(error))?;
+        slot.connected(&connection);
         Ok(connection)
     }
 
@@ -134,6 +148,30 @@ impl Http2 {
             }
         }
         unreachable!("the second round returns")
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    /// Tells of an outage once, and not of a server that is started again.
+    fn failed(&mut self, error: &Error) {
+        let outage = self.outage.get_or_insert_with(|| Outage { since: Instant::now(), told: false });
+        if !outage.told && outage.since.elapsed() >= OUTAGE_TOLD {
+            outage.told = true;
+            tracing::warn!(
+                error = error.chain(),
+                "no API server answers; what is known of the cluster stays in force"
+            );
+        }
+    }
+
+    fn connected(&mut self, connection: &Connection) {
+        self.connection = Some(connection.clone());
+        if let Some(outage) = self.outage.take().filter(|outage| outage.told) {
+            let (server, seconds) = (&connection.server, outage.since.elapsed().as_secs());
+            tracing::info!(%server, seconds, "the API server answers again");
+        }
     }
 }
 
