@@ -48,7 +48,8 @@ pub async fn run(
         let wait = backoff.next_wait();
         match ended {
             Ok(()) => tracing::debug!(node, "the server ended the link; connecting again"),
-            Err(error) if backoff.failures() > 5 => {
+            // Of a server that does not answer at all the transport tells.
+            Err(error) if backoff.failures() > 5 && !error.is_transport() => {
                 tracing::warn!(node, error = error.chain(), "no link to the server; trying again");
             }
             Err(error) => tracing::debug!(node, error = error.chain(), "no link to the server; trying again"),
