@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
 /// What a body's producer may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -30,7 +31,7 @@ pub enum Body {
     /// Bytes in pieces, all known.
     Chunks(VecDeque<Bytes>),
     /// What a connection receives.
-    Incoming(hyper::body::Incoming),
+    Incoming(Received),
     /// Bytes that come over time: watches, logs, and the bodies of in-process clients.
     Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>),
 }
@@ -45,6 +46,13 @@ impl std::fmt::Debug for Body {
             Body::Stream(_) => "Body::Stream",
         })
     }
+}
+
+/// A body from the network. One that nobody began to read, because its request was refused, is read to its end in the
+/// background: otherwise HTTP/2 resets the stream, and some clients see the reset instead of the answer.
+pub struct Received {
+    incoming: Option<Incoming>,
+    begun: bool,
 }
 
 /// Why a request's body could not be had.
@@ -130,6 +138,37 @@ impl Body {
     }
 }
 
+// === impl Received ===
+
+impl Received {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.begun = true;
+        match &mut self.incoming {
+            Some(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+impl From<Incoming> for Body {
+    fn from(incoming: Incoming) -> Self {
+        Body::Incoming(Received { incoming: Some(incoming), begun: false })
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        let unread = self.incoming.take().filter(|incoming| !self.begun && !incoming.is_end_stream());
+        // Without a runtime the connection is gone too.
+        if let (Some(incoming), Ok(runtime)) = (unread, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move {
+                let mut rest = Body::Incoming(Received { incoming: Some(incoming), begun: true });
+                rest.discard().await;
+            });
+        }
+    }
+}
+
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         Body::Full(bytes)
@@ -166,7 +205,7 @@ impl HttpBody for Body {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Body::Chunks(chunks) => Poll::Ready(chunks.pop_front().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Body::Incoming(received) => received.poll_frame(cx),
             Body::Stream(stream) => stream.as_mut().poll_frame(cx),
         }
     }
@@ -176,7 +215,7 @@ impl HttpBody for Body {
             Body::Empty => true,
             Body::Full(bytes) => bytes.is_empty(),
             Body::Chunks(chunks) => chunks.is_empty(),
-            Body::Incoming(incoming) => incoming.is_end_stream(),
+            Body::Incoming(received) => received.incoming.as_ref().is_none_or(HttpBody::is_end_stream),
             Body::Stream(stream) => stream.is_end_stream(),
         }
     }
@@ -186,7 +225,9 @@ impl HttpBody for Body {
             Body::Empty => SizeHint::with_exact(0),
             Body::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Body::Chunks(chunks) => SizeHint::with_exact(chunks.iter().map(|c| c.len() as u64).sum()),
-            Body::Incoming(incoming) => incoming.size_hint(),
+            Body::Incoming(received) => {
+                received.incoming.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+            }
             Body::Stream(stream) => stream.size_hint(),
         }
     }

@@ -20,7 +20,8 @@ pub fn from_store(error: StoreError) -> ApiError {
             ApiError::unavailable(error.to_string()).with_retry_after(STORE_RETRY_SECONDS)
         }
         StoreError::Full { .. } => ApiError::unavailable(error.to_string()),
-        StoreError::OutcomeUnknown { .. } => ApiError::timeout(error),
+        // Without a time to come back: clients that try ten times by themselves would wait ten times as long.
+        StoreError::Silent { .. } | StoreError::OutcomeUnknown { .. } => ApiError::timeout(error),
         StoreError::TooLarge { .. } => ApiError::too_large(error),
         StoreError::Compacted { .. } => ApiError::expired(error.to_string()),
         StoreError::FutureRevision { .. } => ApiError::timeout(error),

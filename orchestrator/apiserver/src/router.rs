@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use api::{ApiError, UserInfo};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::app::Api;
@@ -131,6 +132,12 @@ async fn resource(
     if info.group == crate::nodelink::GROUP {
         return own_group(api, parts, body, info).await;
     }
+    if info.group == "apiextensions.k8s.io"
+        && info.resource == "customresourcedefinitions"
+        && info.verb == Verb::List
+    {
+        return Ok(no_custom_resources());
+    }
     let Some(resource) = api.resources.find(&info.group, &info.version, &info.resource) else {
         return Err(ApiError::unknown_path());
     };
@@ -157,6 +164,15 @@ async fn own_group(
     }
 }
 
+/// kubectl asks for these before it says that a manifest's kind is unknown; refused, it complains of that instead.
+fn no_custom_resources() -> Response<Body> {
+    let list = json!({
+        "kind": "CustomResourceDefinitionList", "apiVersion": "apiextensions.k8s.io/v1",
+        "metadata": {}, "items": [],
+    });
+    response::json(StatusCode::OK, list.to_string())
+}
+
 // === impl Call ===
 
 impl Call<'_> {
@@ -171,6 +187,15 @@ impl Call<'_> {
             return Err(ApiError::unknown_path());
         }
         let verb = info.verb.as_str();
+        // What is created has no name on the URL yet, what is changed must have one.
+        let misplaced = match info.verb {
+            Verb::Create => !info.name.is_empty() && info.subresource.is_empty(),
+            Verb::Update | Verb::Patch => info.name.is_empty(),
+            _ => false,
+        };
+        if misplaced {
+            return Err(ApiError::method_not_allowed(&**kind, verb));
+        }
         let exists = match info.subresource.as_str() {
             "" => kind.has_verb(verb),
             name => {

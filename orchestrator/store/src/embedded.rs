@@ -334,6 +334,7 @@ impl Opening {
             // Nothing is reserved beyond what may have been used: the first write reserves, and a full disk can be read.
             reserved: last,
             failed: None,
+            full: false,
             commands: receive,
             next_end,
             lock,

@@ -27,6 +27,12 @@ pub enum StoreError {
         /// What failed, with its address, and what to look at.
         reason: String,
     },
+    /// A read that was not answered in time. Trying again at once only waits as long again.
+    #[error("the store does not answer: {reason}")]
+    Silent {
+        /// What failed, with its address, and what to look at.
+        reason: String,
+    },
     /// The request may or may not have changed the store: read before trying again.
     #[error("the store did not answer, the outcome is unknown: {reason}")]
     OutcomeUnknown {
@@ -107,6 +113,7 @@ impl StoreError {
             Self::Compacted { .. } => "compacted",
             Self::FutureRevision { .. } => "future_revision",
             Self::Unavailable { .. } => "unavailable",
+            Self::Silent { .. } => "silent",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
             Self::TooLarge { .. } => "too_large",
             Self::Full { .. } => "full",

@@ -87,7 +87,8 @@ impl Strategy for ConfigMaps {
         let size =
             keys_and_size(&mut errors, &data, str::len) + keys_and_size(&mut errors, &binary, decoded_len);
         if size > DATA_BYTES_MAX {
-            errors.too_long(&Path::new(""), DATA_BYTES_MAX);
+            // Kubernetes' name for the object as a whole.
+            errors.too_long(&Path::new("[]"), DATA_BYTES_MAX);
         }
         errors
     }
@@ -228,7 +229,7 @@ mod tests {
         check(
             &ConfigMaps,
             json!({"data": {"a": "x".repeat(1024 * 1024 + 1)}}),
-            &[": Too long: may not be more than 1048576 bytes"],
+            &["[]: Too long: may not be more than 1048576 bytes"],
             "over a mebibyte",
         );
         check_update(

@@ -57,7 +57,7 @@ pub(super) async fn serve<H: Handler>(
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (handler, user) = (handler.clone(), user.clone());
         async move {
-            let mut request = request.map(Body::Incoming);
+            let mut request = request.map(Body::from);
             request.extensions_mut().insert(PeerAddr(peer));
             if let Some(user) = user {
                 request.extensions_mut().insert(user);

@@ -19,7 +19,7 @@ pub enum ListenError {
     /// Another process has the port.
     #[error(
         "port {} of {} is in use by another process; stop it (`ss -ltnp 'sport = :{}'` names it) \
-         or choose another address to listen on",
+         or choose another with --secure-port",
         .address.port(), .address.ip(), .address.port()
     )]
     InUse {

@@ -95,6 +95,8 @@ pub(super) struct Writer {
     pub reserved: Revision,
     /// Why nothing can be written until the store is opened again.
     pub failed: Option<StoreError>,
+    /// The disk was full when a write was last tried.
+    pub full: bool,
     pub commands: mpsc::Receiver<Command>,
     /// When something ends by itself; whoever waits for that sends [`Command::Expire`].
     pub next_end: watch::Sender<Option<Instant>>,
@@ -183,6 +185,7 @@ impl Writer {
             return Vec::new();
         }
         if let Err(error) = self.reserve(txns.len() as Revision) {
+            self.note_failure(&error);
             return txns.iter().map(|_| Err(error.clone())).collect();
         }
         let refused = self.failed.clone();
@@ -216,6 +219,9 @@ impl Writer {
         if durable {
             let start = Instant::now();
             self.log.commit()?;
+            if mem::take(&mut self.full) {
+                tracing::info!("the store has space again and takes writes");
+            }
             self.shared.metrics.sync_seconds.observe(start.elapsed().as_secs_f64());
             self.shared.metrics.group_size.observe(staged.len() as f64);
         }
@@ -229,6 +235,10 @@ impl Writer {
             tracing::error!(%error, "the store takes no more writes");
             let reason = format!("an earlier write failed ({reason}); mend the disk and restart the server");
             self.failed = Some(StoreError::Unavailable { reason });
+        }
+        // Told when it begins and when it ends, not with every write that is refused.
+        if matches!(error, StoreError::Full { .. }) && !mem::replace(&mut self.full, true) {
+            tracing::error!(%error, "the store refuses writes until there is space; reads go on");
         }
     }
 

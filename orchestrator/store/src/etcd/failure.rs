@@ -33,7 +33,10 @@ pub(super) fn store_error(endpoints: &str, kind: Kind, error: &Error) -> StoreEr
 
 /// No answer in time.
 pub(super) fn silent(endpoints: &str, kind: Kind, deadline: Duration) -> StoreError {
-    unanswered(endpoints, kind, false, format!("no answer within {} s", deadline.as_secs()))
+    match unanswered(endpoints, kind, false, format!("no answer within {} s", deadline.as_secs())) {
+        StoreError::Unavailable { reason } => StoreError::Silent { reason },
+        unknown => unknown,
+    }
 }
 
 /// The history asked for is gone, or has not happened yet. The numbers are the caller's to fill in.

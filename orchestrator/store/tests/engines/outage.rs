@@ -67,7 +67,7 @@ async fn a_silent_etcd_is_given_up_on() {
     etcd.signal("CONT");
     assert!(start.elapsed() < PATIENCE);
     let error = read.expect_err("silent");
-    assert!(matches!(&error, StoreError::Unavailable { .. }), "{error}");
+    assert!(matches!(&error, StoreError::Silent { .. }), "{error}");
     let error = written.expect_err("silent");
     assert!(matches!(&error, StoreError::OutcomeUnknown { .. }), "it may have been written: {error}");
 }
