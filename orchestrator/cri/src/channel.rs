@@ -38,7 +38,13 @@ pub fn unix_channel(endpoint: &str) -> Result<Channel, ChannelError> {
         .connect_timeout(CONNECT_TIMEOUT)
         .connect_with_connector_lazy(service_fn(move |_: Uri| {
             let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            async move {
+                let connected = UnixStream::connect(&*path).await.map(TokioIo::new);
+                // The kernel's reason alone does not say whose socket it is.
+                connected.map_err(|error| {
+                    std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })
+            }
         })))
 }
 

@@ -26,12 +26,24 @@ client::resource!(Lease: "coordination.k8s.io" / "v1" / "leases", "Lease", names
 
 /// Renews the node's lease for ever. `uid` is the node's: the lease goes with it.
 pub async fn keep(client: Client, node: String, uid: String) {
+    // One line when it begins to be refused and one when it works again: an outage is not told every second. A server
+    // that is not reached is the client's to tell of.
+    let mut told = false;
     loop {
         let wait = match renew(&client, &node, &uid).await {
-            Ok(()) => RENEW,
+            Ok(()) => {
+                if std::mem::take(&mut told) {
+                    tracing::info!(node, "lease renewed again");
+                }
+                RENEW
+            }
             Err(error) => {
-                if !error.is_transport() {
-                    tracing::warn!(node, error = error.chain(), "lease not renewed");
+                if !error.is_transport() && !std::mem::replace(&mut told, true) {
+                    tracing::warn!(
+                        node,
+                        error = error.chain(),
+                        "lease not renewed; trying again every second"
+                    );
                 }
                 RETRY
             }

@@ -22,7 +22,7 @@ use crate::runtime::{PodRuntime, Readiness, RuntimeInfo};
 
 /// The runtime is asked this often; a Ready node shows its failure within as long.
 const CHECK: Duration = Duration::from_secs(1);
-/// Before the first success more often: nothing starts until then.
+/// While it fails more often: nothing starts until it is back.
 const CHECK_FIRST: Duration = Duration::from_millis(50);
 /// An unchanged status is written this often, for readers of the heartbeat times: Kubernetes' number.
 const REPORT_UNCHANGED: Duration = Duration::from_secs(300);
@@ -83,6 +83,7 @@ pub async fn keep(
     let own = Informer::<Node>::start_scoped(client.clone(), scope);
     let mut changes = own.subscribe();
     let mut written = Instant::now();
+    let mut failing = false;
     own.synced().await;
     loop {
         let wanted = status(&config, &checked, Pressure::read(&config.data_directory));
@@ -95,13 +96,19 @@ pub async fn keep(
                         .patch::<Node>(Patch::Strategic, "", &config.name, Some("status"), &patch)
                         .await;
                     match patched {
-                        Ok(_) => written = Instant::now(),
+                        Ok(_) => {
+                            failing = false;
+                            written = Instant::now();
+                        }
                         Err(error) => {
-                            tracing::warn!(
-                                node = config.name,
-                                error = error.chain(),
-                                "node status not written"
-                            );
+                            // An outage is told once, not with every attempt.
+                            if !std::mem::replace(&mut failing, true) {
+                                tracing::warn!(
+                                    node = config.name,
+                                    error = error.chain(),
+                                    "node status not written; trying again"
+                                );
+                            }
                             tokio::time::sleep(RETRY).await;
                         }
                     }

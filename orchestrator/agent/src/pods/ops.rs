@@ -120,7 +120,10 @@ impl Steps {
     }
 
     /// Makes the pod in the runtime.
-    pub async fn create_instance(&self, attempt: u32) -> Result<PodInstance, bool> {
+    ///
+    /// # Errors
+    /// What the runtime's absence looks like; nothing when there is another cause, of which the pod has been told.
+    pub async fn create_instance(&self, attempt: u32) -> Result<PodInstance, Option<String>> {
         let config = match build::pod_config(&self.pod, attempt, &self.shared.settings) {
             Ok(config) => config,
             Err(error) => return Err(self.instance_failed(&error.to_string(), false)),
@@ -442,13 +445,18 @@ impl Steps {
         ImageProblem::Failed { reason, message }
     }
 
-    fn instance_failed(&self, message: &str, unavailable: bool) -> bool {
-        if !unavailable {
-            let message = format!("Failed to create pod sandbox: {message}");
-            self.warn(None, "FailedCreatePodSandBox", &message);
-            self.failed("sandbox");
+    fn instance_failed(&self, message: &str, unavailable: bool) -> Option<String> {
+        if unavailable {
+            return Some(message.to_owned());
         }
-        unavailable
+        self.warn_of_instance(message);
+        self.failed("sandbox");
+        None
+    }
+
+    /// Says on the pod why it has no sandbox.
+    pub fn warn_of_instance(&self, message: &str) {
+        self.warn(None, "FailedCreatePodSandBox", &format!("Failed to create pod sandbox: {message}"));
     }
 
     fn failed(&self, operation: &str) {

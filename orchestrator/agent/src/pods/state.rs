@@ -44,6 +44,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// A runtime that is down is asked again this often, beside the moment when its events reconnect.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
+/// After so many attempts without a runtime the pod's events say so.
+const AWAY_TOLD: u32 = 3;
 
 /// A failure is reported as such this long before it becomes a wait: readers see both.
 const PROBLEM_FRESH: Duration = Duration::from_secs(2);
@@ -59,6 +61,8 @@ pub struct PodState {
     pub instance: Instance,
     /// Wait after a failed instance.
     pub instance_backoff: Backoff,
+    /// Attempts in a row that found no runtime.
+    pub away: u32,
     /// Number of the next instance.
     pub attempts: u32,
     /// Instances that were replaced and not yet removed.
@@ -260,6 +264,7 @@ impl PodState {
             volumes_backoff: retry(),
             instance: Instance::None,
             instance_backoff: retry(),
+            away: 0,
             attempts: 0,
             old_instances: Vec::new(),
             containers,
@@ -306,18 +311,23 @@ impl PodState {
             self.ips = instance.ips.clone();
         }
         self.instance_backoff = retry();
+        self.away = 0;
         self.instance = Instance::Ready(instance);
     }
 
-    /// The pod could not be made. Each attempt has a number of its own, because the runtime may still hold the last.
-    pub fn instance_failed(&mut self, unavailable: bool, now: Instant) {
+    /// The pod could not be made. Each attempt has a number of its own, because the runtime may still hold the last. Says
+    /// whether the runtime has been away for long enough to tell of it: not when it only restarts, and not every second.
+    pub fn instance_failed(&mut self, unavailable: bool, now: Instant) -> bool {
         self.instance = Instance::None;
         if unavailable {
             self.instance_backoff.wait_until(now + UNAVAILABLE_RETRY);
+            self.away += 1;
         } else {
             self.attempts += 1;
             self.instance_backoff.fail(now);
+            self.away = 0;
         }
+        self.away == AWAY_TOLD
     }
 
     /// The instance ended by itself.

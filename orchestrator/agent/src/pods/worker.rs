@@ -42,7 +42,7 @@ pub enum Input {
     /// Volumes were made.
     Volumes(Result<Prepared, String>),
     /// The instance was made; or not, for lack of an answer (`true`) or otherwise.
-    Created(Result<PodInstance, bool>),
+    Created(Result<PodInstance, Option<String>>),
     /// The instance was stopped.
     InstanceStopped,
     /// An image was looked for.

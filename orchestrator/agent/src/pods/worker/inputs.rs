@@ -36,7 +36,7 @@ impl Worker {
             Input::Relisted(record) => self.relisted(record.as_deref(), now),
             Input::Volumes(result) => self.take_volumes(result, now),
             Input::Created(Ok(instance)) => self.created(instance),
-            Input::Created(Err(unavailable)) => self.state.instance_failed(unavailable, now),
+            Input::Created(Err(away)) => self.instance_failed(away, now),
             Input::InstanceStopped => self.instance_stopped(now),
             Input::Image(index, result) => self.take_image(index, result, now),
             Input::Started(index, id, at) => self.started(index, id, at),
@@ -45,6 +45,13 @@ impl Worker {
             Input::Inspected(id, record) => self.inspected(&id, record.map(|record| *record), now),
             Input::Probe(report) => self.take_probe(report),
             Input::Finished => {}
+        }
+    }
+
+    fn instance_failed(&mut self, away: Option<String>, now: Instant) {
+        let tell = self.state.instance_failed(away.is_some(), now);
+        if let Some(reason) = away.filter(|_| tell) {
+            self.steps().warn_of_instance(&reason);
         }
     }
 
