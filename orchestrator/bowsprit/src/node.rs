@@ -28,6 +28,7 @@ const WORKERS: usize = 2;
 /// Runs an agent until it is told to end.
 pub(crate) fn run(arguments: AgentArguments) -> Result<()> {
     crate::log::begin(&arguments.common)?;
+    dataplane::check_privileges().context("a node")?;
     runtime()?.block_on(async {
         let node = Node::from_arguments(&arguments.common, &arguments.agent)?;
         let token = arguments

@@ -2,6 +2,7 @@
 
 mod access;
 mod authority;
+mod identity;
 pub(crate) mod why;
 
 use crate::cli::{CommonArguments, ServerArguments, ServerOnly};
@@ -11,8 +12,9 @@ use anyhow::{Context, Result};
 use api::UserInfo;
 use apiserver::{ApiServer, ApiService, Bound, Deps};
 use client::events::Recorder;
-use client::leader::{Election, run_while_leading};
+use client::leader::{Election, resign, run_while_leading};
 use client::{Client, Informers};
+use identity::Identity;
 use pki::cluster::ClusterPki;
 use pki::tls::ServingCertificate;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -26,6 +28,8 @@ use telemetry::health::Health;
 const WORKERS: usize = 2;
 /// How often certificates are looked at; they are renewed weeks before their end.
 const RENEWAL: Duration = Duration::from_secs(24 * 3600);
+/// A store that does not answer must not hold up the end: then another server leads when the lease has run out.
+const RESIGNATION: Duration = Duration::from_secs(2);
 
 /// Runs a server until it is told to end.
 pub(crate) fn run(arguments: ServerArguments) -> Result<()> {
@@ -55,6 +59,7 @@ pub(crate) struct Server {
     pub(crate) service: ApiService,
     /// The cluster's certificates.
     pub(crate) pki: Arc<ClusterPki>,
+    identity: Identity,
     common: CommonArguments,
     metrics: telemetry::Registry,
 }
@@ -68,6 +73,7 @@ impl Server {
         health: Health,
     ) -> Result<Self> {
         let directory = common.data_dir.join("server");
+        let identity = Identity::take_up(&directory)?;
         let advertise = match arguments.advertise_address {
             Some(address) => address,
             None => default_address()?,
@@ -103,46 +109,55 @@ impl Server {
         for address in &bound.addresses {
             tracing::info!(%address, "the API server listens");
         }
+        let store = arguments.store.as_deref().unwrap_or("embedded, in the data directory");
+        authority::check_store(&bound.service, &pki, store, &pki_config.directory).await?;
         access::write(arguments, &directory, &pki, advertise)?;
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(renew_certificates(pki_config, serving));
         let service = bound.service.clone();
-        Ok(Self { bound, tasks, service, pki, common: common.clone(), metrics })
+        Ok(Self { bound, tasks, service, pki, identity, common: common.clone(), metrics })
     }
 
     /// Serves until the process is told to end, then ends in order: no new connections, watches end, requests finish.
     ///
     /// Scheduler and controllers run on the calling thread; the API on the runtime's workers.
     pub(crate) async fn run(mut self) -> Result<()> {
-        let leading = lead(&self, self.bound.hub.liveness());
+        let manager = self.client("system:kube-controller-manager").named("bowsprit-controllers");
+        let election = Election {
+            namespace: "kube-system".to_owned(),
+            name: "bowsprit-control-plane".to_owned(),
+            identity: self.identity.name.clone(),
+        };
+        // Dropped as soon as the process is told to end: who has resigned must not write any more.
         let signal = tokio::select! {
             signal = signals::termination() => signal?,
-            () = leading => anyhow::bail!("invariant: the election never ends"),
+            () = lead(&self, &manager, &election) => anyhow::bail!("invariant: the election never ends"),
         };
         tracing::info!(signal, "ending");
+        match tokio::time::timeout(RESIGNATION, resign(&manager, &election)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = error.chain(), "cannot give the lease back"),
+            Err(_) => tracing::warn!("cannot give the lease back: the store does not answer"),
+        }
         self.tasks.shutdown().await;
         self.bound.shutdown.run().await;
         Ok(())
     }
+
+    fn client(&self, user: &str) -> Client {
+        let groups: [&str; 0] = [];
+        Client::new(self.service.clone(), UserInfo::new(user, groups))
+    }
 }
 
 /// Scheduler and controllers, as long as this server holds the lease.
-async fn lead(server: &Server, liveness: controllers::LivenessReceiver) {
-    let Server { service, pki, common, metrics, .. } = server;
-    let client = |user: &str| {
-        let groups: [&str; 0] = [];
-        Client::new(service.clone(), UserInfo::new(user, groups))
-    };
-    let scheduler = client("system:kube-scheduler").named("bowsprit-scheduler");
-    let manager = client("system:kube-controller-manager").named("bowsprit-controllers");
-    let election = Election {
-        namespace: "kube-system".to_owned(),
-        name: "bowsprit-control-plane".to_owned(),
-        identity: hostname(),
-    };
+async fn lead(server: &Server, manager: &Client, election: &Election) {
+    let Server { bound, pki, common, metrics, .. } = server;
+    let liveness = bound.hub.liveness();
+    let scheduler = server.client("system:kube-scheduler").named("bowsprit-scheduler");
     let scheduler_metrics = scheduler::Metrics::new(metrics);
     let controller_metrics = controllers::Metrics::new(metrics);
-    run_while_leading(&manager, &election, || {
+    run_while_leading(manager, election, || {
         let host = hostname();
         let (scheduler, scheduler_metrics) = (scheduler.clone(), scheduler_metrics.clone());
         let scheduling = async move {

@@ -15,6 +15,7 @@ use telemetry::health::Health;
 /// Runs both until told to end.
 pub(crate) fn run(arguments: UpArguments) -> Result<()> {
     crate::log::begin(&arguments.common)?;
+    dataplane::check_privileges().context("a node")?;
     let (metrics, health) = (telemetry::Registry::new(), Health::new());
     let node = Node::from_arguments(&arguments.common, &arguments.agent)?;
     let control = server::runtime()?;

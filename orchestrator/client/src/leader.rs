@@ -14,10 +14,11 @@ use tokio::{
 
 use crate::{Client, Error, Meta, backoff::jitter, objects::rfc3339_micros};
 
-/// How long a silent holder keeps its lease. Kubernetes' default.
-const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// How long a silent holder keeps its lease: what the cluster goes without scheduler and controllers after a kill -9.
+/// Kubernetes waits twice as long; a lease here is not written to disk and renewed on time also on a busy machine.
+const LEASE_DURATION: Duration = Duration::from_secs(8);
 /// A holder that could not renew for this long stops leading, before another may start.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+const RENEW_DEADLINE: Duration = Duration::from_secs(6);
 /// Between attempts.
 const RETRY_PERIOD: Duration = Duration::from_secs(2);
 

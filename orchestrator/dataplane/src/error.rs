@@ -19,6 +19,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// This process may not do what the dataplane does.
+    #[error(
+        "this process may not {action}: run it as root, in a container with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+    )]
+    Privileges {
+        /// What was refused.
+        action: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A system call on a bpf object failed.
     #[error("bpf {call} for {subject} failed")]
     Bpf {

@@ -56,6 +56,7 @@ pub use self::{
     error::{Error, Result},
     metrics::{Metrics, PacketCount},
     pods::{Endpoints, PodDirectory},
+    probe::check_privileges,
     program::Applied,
 };
 

@@ -9,6 +9,7 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs},
+    unistd::Uid,
 };
 
 use crate::{
@@ -25,28 +26,31 @@ const LOOPBACK: u32 = 1;
 
 /// Checks privileges, file systems and features, and mounts the bpffs if nobody did.
 pub fn check(config: &Config) -> Result<()> {
-    privileges()?;
+    check_privileges()?;
     bpffs(&config.bpffs)?;
     cgroup(&config.cgroup)?;
-    tcx()?;
-    let release = nix::sys::utsname::uname().map(|uts| uts.release().to_string_lossy().into_owned());
-    tracing::info!(
-        kernel = release.unwrap_or_default(),
-        "tcx, cgroup v2 socket hooks and bpffs are available"
-    );
+    attach_and_let_go().map_err(without_tcx)?;
+    tracing::info!(kernel = release(), "tcx, cgroup v2 socket hooks and bpffs are available");
     Ok(())
 }
 
-fn privileges() -> Result<()> {
-    if nix::unistd::geteuid().is_root() {
+/// Whether this process may load eBPF programs at all.
+///
+/// # Errors
+/// When it may not; names the remedy.
+pub fn check_privileges() -> Result<()> {
+    privileges(nix::unistd::geteuid())
+}
+
+fn privileges(user: Uid) -> Result<()> {
+    if user.is_root() {
         return Ok(());
     }
-    Err(Error::Feature {
-        feature: "the right to load eBPF programs for this user",
-        since: "6.1",
-        remedy: "run the agent as root".into(),
-        source: io::Error::from(io::ErrorKind::PermissionDenied),
-    })
+    Err(not_permitted(io::Error::from(io::ErrorKind::PermissionDenied)))
+}
+
+fn not_permitted(source: io::Error) -> Error {
+    Error::Privileges { action: "load eBPF programs", source }
 }
 
 fn bpffs(directory: &Path) -> Result<()> {
@@ -89,16 +93,27 @@ fn cgroup(directory: &Path) -> Result<()> {
 }
 
 /// Attaches a program that does nothing to the loopback device, and lets go of it.
-fn tcx() -> Result<()> {
-    let feature = |source: io::Error| Error::Feature {
-        feature: "tcx links",
-        since: "6.6",
-        remedy: "run a newer kernel".into(),
-        source,
-    };
-    let program = sys::load_empty_classifier().map_err(feature)?;
-    sys::link_create(program.as_fd(), LOOPBACK, sys::TCX_INGRESS).map_err(feature)?;
-    Ok(())
+fn attach_and_let_go() -> io::Result<()> {
+    let program = sys::load_empty_classifier()?;
+    sys::link_create(program.as_fd(), LOOPBACK, sys::TCX_INGRESS).map(drop)
+}
+
+/// What it means when that fails: a kernel that does not know tcx does not know the attach type.
+fn without_tcx(source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => not_permitted(source),
+        _ => Error::Feature {
+            feature: "tcx links",
+            since: "6.6",
+            remedy: format!("run a newer kernel than this {}", release()),
+            source,
+        },
+    }
+}
+
+fn release() -> String {
+    nix::sys::utsname::uname()
+        .map_or_else(|_| "one".into(), |uts| uts.release().to_string_lossy().into_owned())
 }
 
 fn is_kind(path: &Path, kind: FsType) -> bool {
@@ -108,4 +123,37 @@ fn is_kind(path: &Path, kind: FsType) -> bool {
 /// The nearest directory that exists.
 fn existing(path: &Path) -> PathBuf {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a person is told, the kernel's reason left out.
+    fn told<T>(result: Result<T>) -> String {
+        result.err().expect("a complaint").to_string()
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_the_remedy() {
+        let elsewhere = tempfile::tempdir().expect("a directory");
+        for (complaint, subject, remedy) in [
+            (told(privileges(Uid::from_raw(1000))), "may not load eBPF programs", "as root"),
+            (
+                told::<()>(Err(without_tcx(io::Error::from_raw_os_error(libc::EPERM)))),
+                "may not load",
+                "CAP_BPF",
+            ),
+            (
+                told::<()>(Err(without_tcx(io::Error::from_raw_os_error(libc::EINVAL)))),
+                "tcx links",
+                "Linux 6.6",
+            ),
+            (told(bpffs(elsewhere.path())), "a bpffs", "mount -t bpf bpffs /sys/fs/bpf"),
+            (told(cgroup(elsewhere.path())), "cgroup v2", "/sys/fs/cgroup"),
+        ] {
+            assert!(complaint.contains(subject) && complaint.contains(remedy), "{complaint}");
+        }
+        assert!(told(bpffs(elsewhere.path())).contains(&elsewhere.path().display().to_string()));
+    }
 }

@@ -118,6 +118,22 @@ pub struct PinnedCa {
     found: Mutex<Option<CertificateDer<'static>>>,
 }
 
+/// Whether a connection failed because this side does not trust the other: trying again does not help. Returns why.
+pub fn distrust(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // An I/O error does not count what it carries among its sources.
+        let carried = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let carried = carried.and_then(|carried| carried.downcast_ref::<rustls::Error>());
+        match carried.or_else(|| error.downcast_ref()) {
+            Some(rustls::Error::General(reason)) => return Some(reason.clone()),
+            Some(error @ rustls::Error::InvalidCertificate(_)) => return Some(error.to_string()),
+            _ => cause = error.source(),
+        }
+    }
+    None
+}
+
 impl PinnedCa {
     /// The authority's certificate, once a server has presented it.
     pub fn certificate(&self) -> Option<CertificateDer<'static>> {

@@ -76,6 +76,24 @@ pub enum JoinError {
         /// Where certificates are kept.
         directory: PathBuf,
     },
+    /// The token is not this cluster's, or is no longer.
+    #[error(
+        "node {node} cannot join: the server does not accept its token; --token must be what stands in server/token of that server's data directory"
+    )]
+    Token {
+        /// The node.
+        node: String,
+    },
+    /// The server is not who the token says, or its certificate is not valid now.
+    #[error(
+        "node {node} does not trust the server: {reason}; --token must be what stands in server/token of that server's data directory, and both clocks must be right"
+    )]
+    Untrusted {
+        /// The node.
+        node: String,
+        /// What is wrong with the server's certificate.
+        reason: String,
+    },
     /// The server is not to be reached or refuses.
     #[error("node {node} cannot join: {source}")]
     Api {
@@ -351,7 +369,14 @@ fn serves(identity: &Identity, names: &ServerNames) -> bool {
 }
 
 fn api(config: &JoinConfig, source: client::Error) -> JoinError {
-    JoinError::Api { node: config.node_name.clone(), source }
+    let node = config.node_name.clone();
+    if source.code() == Some(401) {
+        return JoinError::Token { node };
+    }
+    match pki::tls::distrust(&source) {
+        Some(reason) => JoinError::Untrusted { node, reason },
+        None => JoinError::Api { node, source },
+    }
 }
 
 fn pem(certificate: &CertificateDer<'_>) -> String {
