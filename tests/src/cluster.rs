@@ -3,15 +3,15 @@
 use crate::command::{command, output, read};
 use crate::containerd::{self, PAUSE_IMAGE, WORKLOAD_IMAGE};
 use crate::image::{self, Image};
-use crate::journal::{self, Journal, Process, Resource, cgroup_v2_root, wait_for};
+use crate::journal::{Journal, Process, Resource, cgroup_v2_root, wait_for};
 use crate::keeper::{self, Spec as KeeperSpec};
 use crate::layout::{API_PORT, GATEWAY, Layout, NodeLayout};
 use crate::{etcd, namespaces};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::io::ErrorKind;
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,6 +23,9 @@ const SERVER_START: Duration = Duration::from_secs(60);
 
 /// A server that ended more often than this while it should start will not start.
 const RESTARTS_MAX: usize = 2;
+
+/// What runs on a node, in the order of its start.
+const PROCESSES: [&str; 3] = ["etcd", "containerd", "bowsprit"];
 
 /// Which store the server uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +86,8 @@ pub struct Cluster {
     pub api_port: u16,
     /// The file of each node's mount namespace.
     pub mounts: Vec<PathBuf>,
+    /// Whether every node was started; not when `up` failed or was interrupted.
+    pub complete: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -90,6 +95,7 @@ struct Description {
     spec: Spec,
     api_port: u16,
     mounts: Vec<PathBuf>,
+    complete: bool,
 }
 
 /// Told about each step of `up` while it happens.
@@ -108,7 +114,7 @@ impl Prepared {
     /// # Errors
     /// As [`Cluster::up`].
     pub fn start(self, say: Progress<'_>) -> Result<Cluster> {
-        let Self { cluster, mut journal } = self;
+        let Self { mut cluster, mut journal } = self;
         say("starting the server");
         cluster.start_server(&mut journal)?;
         cluster.await_api()?;
@@ -118,6 +124,8 @@ impl Prepared {
                 cluster.start_agent(index, &mut journal)?;
             }
         }
+        cluster.complete = true;
+        cluster.save()?;
         Ok(cluster)
     }
 }
@@ -137,10 +145,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::up`].
     pub fn prepare(spec: Spec, say: Progress<'_>) -> Result<Prepared> {
-        ensure!(
-            nix::unistd::geteuid().is_root(),
-            "this needs root: it makes namespaces, cgroups and loads eBPF programs"
-        );
+        check_new(&spec.clusters, &spec.name)?;
         ensure!(spec.name.len() <= 12, "the cluster's name `{}` is longer than 12 characters", spec.name);
         ensure!(
             (1..=100).contains(&spec.nodes),
@@ -150,11 +155,6 @@ impl Cluster {
         let layout = Layout::new(&spec.clusters, &spec.name);
         fs::create_dir_all(&spec.clusters)
             .with_context(|| format!("cannot make {}", spec.clusters.display()))?;
-        ensure!(
-            !layout.journal().exists(),
-            "the cluster `{}` is there already, whole or in part: `cargo xtask down` removes it",
-            spec.name
-        );
         let mut journal = Journal::open(&layout.journal())?;
         for directory in [layout.directory.clone(), layout.run_directory()] {
             journal.record(&Resource::Directory(directory.clone()))?;
@@ -164,7 +164,7 @@ impl Cluster {
 
         say("making the network and the nodes' namespaces");
         namespaces::make_segment(&layout, &mut journal)?;
-        let mut cluster = Self { api_port: free_port()?, mounts: Vec::new(), layout, spec };
+        let mut cluster = Self { api_port: free_port()?, mounts: Vec::new(), layout, spec, complete: false };
         for index in 1..=cluster.spec.nodes {
             cluster.make_node(index, &mut journal)?;
         }
@@ -200,15 +200,16 @@ impl Cluster {
         let file = layout.description();
         let bytes = fs::read(&file)
             .with_context(|| format!("there is no cluster `{name}`: `cargo xtask up` makes one"))?;
-        let Description { spec, api_port, mounts } = serde_json::from_slice(&bytes).with_context(|| {
-            format!("{} was written by another version: `cargo xtask down`, then `up`", file.display())
-        })?;
-        Ok(Self { spec, layout, api_port, mounts })
+        let Description { spec, api_port, mounts, complete } =
+            serde_json::from_slice(&bytes).with_context(|| {
+                format!("{} was written by another version: `cargo xtask down`, then `up`", file.display())
+            })?;
+        Ok(Self { spec, layout, api_port, mounts, complete })
     }
 
     fn save(&self) -> Result<()> {
-        let description =
-            Description { spec: self.spec.clone(), api_port: self.api_port, mounts: self.mounts.clone() };
+        let Self { spec, layout: _, api_port, mounts, complete } = self.clone();
+        let description = Description { spec, api_port, mounts, complete };
         fs::write(self.layout.description(), serde_json::to_vec_pretty(&description)?)
             .context("cannot describe the cluster")
     }
@@ -284,23 +285,15 @@ impl Cluster {
             log: node.log(process),
             pid_file: node.pid_file(process),
         };
-        let spec_file = node.run_directory.join(format!("{process}.json"));
-        fs::write(&spec_file, serde_json::to_vec_pretty(&spec)?)?;
-        let pid_file = node.pid_file(&format!("{process}-keeper"));
-        journal.record(&Resource::Process(pid_file.clone()))?;
-        let log = fs::File::create(node.log(&format!("{process}-keeper")))?;
+        fs::write(node.keeper_spec(process), serde_json::to_vec_pretty(&spec)?)?;
+        self.start_keeper(&node, process, journal)
+    }
+
+    fn start_keeper(&self, node: &NodeLayout, process: &str, journal: &mut Journal) -> Result<()> {
         let mut keeper = Command::new(self.binary("rig"));
-        keeper
-            .arg("keep")
-            .arg(&spec_file)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0);
-        let child = keeper.spawn().with_context(|| format!("cannot start the keeper of {}", spec.name))?;
-        Process::of(i32::try_from(child.id())?)
-            .context("a keeper that was just started runs")?
-            .save(&pid_file)
+        keeper.arg("keep").arg(node.keeper_spec(process));
+        let (own, what) = (format!("{process}-keeper"), format!("the keeper of {}/{process}", node.name));
+        keeper::begin(keeper, &what, &node.pid_file(&own), &node.log(&own), journal).map(drop)
     }
 
     fn start_containerd(&self, index: usize, journal: &mut Journal) -> Result<()> {
@@ -499,17 +492,69 @@ impl Cluster {
     /// When its cgroup refuses.
     pub fn power_off(&self, index: usize) -> Result<()> {
         let node = self.layout.node(index);
-        for name in ["bowsprit-keeper", "containerd-keeper", "etcd-keeper"] {
-            if let Some(keeper) = Process::load(&node.pid_file(name)) {
-                keeper.signal(nix::sys::signal::Signal::SIGKILL);
-                wait_for(CONTAINERD_START, || !keeper.runs())?;
-            }
+        for process in PROCESSES {
+            self.end(index, &format!("{process}-keeper"))?;
         }
         namespaces::ip(&node.namespace, "link set eth0 down")?;
         let root = cgroup_v2_root().context("cgroup v2 is mounted")?;
         fs::write(root.join(node.cgroup.trim_start_matches('/')).join("cgroup.kill"), "1")
             .context("cannot end the node's processes")
     }
+
+    /// Starts a node again that was powered off: its link, and what ran on it.
+    ///
+    /// # Errors
+    /// When its processes cannot be started.
+    pub fn power_on(&self, index: usize) -> Result<()> {
+        let node = self.layout.node(index);
+        namespaces::ip(&node.namespace, "link set eth0 up")?;
+        // The default route went with the link.
+        namespaces::ip(&node.namespace, &format!("route replace default via {GATEWAY}"))?;
+        PROCESSES
+            .into_iter()
+            .filter(|process| node.keeper_spec(process).exists())
+            .try_for_each(|process| self.start(index, process))
+    }
+
+    /// Ends a node's process with SIGKILL; nothing starts it again before [`Cluster::start`].
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(&self, index: usize, process: &str) -> Result<()> {
+        self.end(index, &format!("{process}-keeper"))?;
+        self.end(index, process)
+    }
+
+    /// Starts a node's process again that was stopped.
+    ///
+    /// # Errors
+    /// When its keeper cannot be started.
+    pub fn start(&self, index: usize, process: &str) -> Result<()> {
+        let mut journal = Journal::open(&self.layout.journal())?;
+        self.start_keeper(&self.layout.node(index), process, &mut journal)
+    }
+
+    fn end(&self, index: usize, name: &str) -> Result<()> {
+        let Some(process) = Process::load(&self.layout.node(index).pid_file(name)) else { return Ok(()) };
+        process.signal(nix::sys::signal::Signal::SIGKILL);
+        wait_for(CONTAINERD_START, || !process.runs()).with_context(|| format!("{name} does not end"))
+    }
+}
+
+/// Whether a cluster `name` can be made: worth knowing before minutes of building.
+///
+/// # Errors
+/// When the caller is not root, or the cluster or a part of it is there.
+pub fn check_new(clusters: &Path, name: &str) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this needs root: it makes namespaces, cgroups and loads eBPF programs"
+    );
+    ensure!(
+        !Layout::new(clusters, name).journal().exists(),
+        "the cluster `{name}` is there in part, its `up` did not end well: `cargo xtask down`, then `up`"
+    );
+    Ok(())
 }
 
 /// Takes the cluster `name` down, whatever is left of it. Says whether there was anything.
@@ -531,8 +576,14 @@ pub fn down(clusters: &Path, name: &str) -> Result<bool> {
             }
         }
     }
-    drop(journal);
-    journal::replay(&path)?;
+    journal.replay()?;
+    // Shared with the clusters of other checkouts: the last one takes it away.
+    if let Some(Err(error)) = layout.run_directory().parent().map(fs::remove_dir)
+        && !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
+    {
+        return Err(error)
+            .with_context(|| format!("cannot remove the parent of {}", layout.run_directory().display()));
+    }
     Ok(true)
 }
 

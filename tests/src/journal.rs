@@ -4,10 +4,11 @@
 //! that is what makes both `up` and `down` safe to interrupt anywhere.
 
 use crate::command::{command, run};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ pub enum Resource {
     NetworkNamespace(String),
     /// A cgroup subtree, relative to the root of every hierarchy; its processes are killed.
     Cgroup(String),
-    /// A process; the file holds its pid and start time (see [`Process`]) once it runs.
+    /// A process that has this file on its command line, and writes its pid and start time to it (see [`Process`]).
     Process(PathBuf),
 }
 
@@ -51,10 +52,30 @@ impl Process {
         (state != "Z").then_some(Self { pid, started })
     }
 
+    /// This process.
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted.
+    pub fn own() -> Result<Self> {
+        Self::of(i32::try_from(std::process::id())?).context("this process is not in /proc: is it mounted?")
+    }
+
     /// Reads the file that [`Process::save`] wrote.
     #[must_use]
     pub fn load(file: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(file).ok()?).ok()
+    }
+
+    /// The processes that were started with `argument` on their command line.
+    fn with_argument(argument: &Path) -> Vec<Self> {
+        let is_given = |pid: i32| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| {
+                words.split(|byte| *byte == 0).any(|word| word == argument.as_os_str().as_bytes())
+            })
+        };
+        let entries = fs::read_dir("/proc").map(Iterator::flatten).into_iter().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| is_given(*pid)).filter_map(Self::of).collect()
     }
 
     /// Writes pid and start time to `file`, whole or not at all.
@@ -91,17 +112,35 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens or makes the journal at `path`.
+    /// Opens or makes the journal at `path`. As long as it is open nobody else makes or removes anything of the cluster.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// When the file cannot be made, or an `up` or `down` of the same cluster has it open.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), file })
+        // The lock goes with the process, however it ends.
+        match file.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), file }),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another `up` or `down` of this cluster is at work (it has {} open): wait for its end or interrupt it",
+                path.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock the journal {}", path.display()))
+            }
+        }
+    }
+
+    /// Undoes everything in it; see [`replay`].
+    ///
+    /// # Errors
+    /// As [`replay`].
+    pub fn replay(self) -> Result<()> {
+        replay(&self.path)
     }
 
     /// Notes that `resource` is about to be made. It is on disk when this returns.
@@ -171,10 +210,14 @@ fn undo(resource: &Resource) -> Result<()> {
     }
 }
 
+/// Ends the process that wrote the file, and one that was started to write it and had no time to.
 fn end_process(file: &Path) -> Result<()> {
-    let Some(process) = Process::load(file) else { return Ok(()) };
-    process.signal(nix::sys::signal::Signal::SIGKILL);
-    wait_for(KILL, || !process.runs()).with_context(|| format!("process {} does not end", process.pid))
+    for process in Process::load(file).into_iter().chain(Process::with_argument(file)) {
+        process.signal(nix::sys::signal::Signal::SIGKILL);
+        wait_for(KILL, || !process.runs())
+            .with_context(|| format!("process {} does not end", process.pid))?;
+    }
+    Ok(())
 }
 
 /// Removes a directory after unmounting what is mounted below it in this mount namespace.
@@ -215,16 +258,17 @@ pub fn cgroup_v2_root() -> Option<PathBuf> {
 
 fn remove_cgroups(relative: &str) -> Result<()> {
     let relative = relative.trim_start_matches('/');
-    for root in cgroup_roots() {
-        let directory = root.join(relative);
-        if !directory.exists() {
-            continue;
-        }
-        kill_cgroup(&directory)?;
-        wait_for(KILL, || processes_below(&directory).is_empty())
+    let mut directories: Vec<PathBuf> = cgroup_roots().iter().map(|root| root.join(relative)).collect();
+    directories.retain(|directory| directory.exists());
+    // First in all hierarchies: what lives in one of them makes its cgroups in the others anew.
+    for directory in &directories {
+        kill_cgroup(directory)?;
+        wait_for(KILL, || processes_below(directory).is_empty())
             .with_context(|| format!("processes stay in {}", directory.display()))?;
+    }
+    for directory in &directories {
         // A cgroup can refuse removal for a moment after its last process is gone.
-        wait_for(KILL, || remove_cgroup_tree(&directory))
+        wait_for(KILL, || remove_cgroup_tree(directory))
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
     Ok(())
@@ -302,9 +346,27 @@ mod tests {
         }
         // A crash in the middle of a line.
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"directo").unwrap();
-        replay(&path).unwrap();
+        assert!(Journal::open(&path).unwrap_err().to_string().contains("another `up` or `down`"));
+        journal.replay().unwrap();
         assert!(!made.exists() && !path.exists());
         fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_did_not_write_its_file_yet_is_ended_too() {
+        let file = std::env::temp_dir().join(format!("rig-pid-{}", std::process::id()));
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read x", "sh"])
+            .arg(&file)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let started = i32::try_from(child.id()).unwrap();
+        // Until the shell runs its command line is ours.
+        wait_for(KILL, || Process::with_argument(&file).iter().any(|process| process.pid == started))
+            .unwrap();
+        undo(&Resource::Process(file)).unwrap();
+        assert!(!child.wait().unwrap().success());
     }
 
     #[test]

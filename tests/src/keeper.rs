@@ -1,11 +1,11 @@
 //! Keeps one process running: what systemd does for a unit on a real node.
 //!
-//! `rig keep SPEC` holds the listening sockets (so that a client's connection waits in the backlog while the process is
+//! `rig keep SPEC PID_FILE` holds the listening sockets (so that a client's connection waits in the backlog while the process is
 //! being restarted), puts the process into its namespaces and cgroup, writes its output to a file and starts it again
 //! when it ends. SIGTERM to the keeper is SIGTERM to the process, and then the end of both.
 
-use crate::journal::Process;
-use anyhow::{Context, Result};
+use crate::journal::{Journal, Process, Resource, wait_for};
+use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -60,11 +60,45 @@ extern "C" fn pass_on(signal: libc::c_int) {
     }
 }
 
+/// A fork and a few system calls away, on a busy machine.
+const READY: Duration = Duration::from_secs(10);
+
+/// Starts one of the rig's own processes (a keeper, a holder), which outlives us. It is ready once it has written its pid
+/// to `pid_file`, which is on its command line so that it can be found before that.
+///
+/// # Errors
+/// When it ends instead: repeats what it said.
+pub fn begin(
+    mut program: Command,
+    what: &str,
+    pid_file: &Path,
+    log: &Path,
+    journal: &mut Journal,
+) -> Result<Process> {
+    journal.record(&Resource::Process(pid_file.to_owned()))?;
+    let output = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+    program.arg(pid_file).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    // A Ctrl-C is meant for us.
+    let mut child = program.process_group(0).spawn().with_context(|| format!("cannot start {what}"))?;
+    let mut ended = None;
+    let ready = || Process::load(pid_file).filter(Process::runs);
+    wait_for(READY, || {
+        ended = child.try_wait().ok().flatten();
+        ended.is_some() || ready().is_some()
+    })
+    .with_context(|| format!("{what} does not come up"))?;
+    if let Some(status) = ended {
+        let said = std::fs::read_to_string(log).unwrap_or_default();
+        bail!("{what} ended with {status}: {}", said.trim());
+    }
+    ready().with_context(|| format!("{what} ended at once"))
+}
+
 /// The keeper's whole life.
 ///
 /// # Errors
 /// When the spec cannot be read, a port is taken, or the process cannot be started at all.
-pub fn keep(spec_file: &Path) -> Result<()> {
+pub fn keep(spec_file: &Path, pid_file: &Path) -> Result<()> {
     let spec: Spec = serde_json::from_slice(
         &std::fs::read(spec_file).with_context(|| format!("cannot read {}", spec_file.display()))?,
     )
@@ -74,6 +108,7 @@ pub fn keep(spec_file: &Path) -> Result<()> {
         // SAFETY: the handler only touches atomics and kill(2).
         unsafe { libc::signal(signal, pass_on as *const () as libc::sighandler_t) };
     }
+    Process::own()?.save(pid_file)?;
     loop {
         let began = Instant::now();
         let mut child = start(&spec, &listeners)?;

@@ -122,6 +122,12 @@ impl NodeLayout {
         self.directory.join(format!("{process}.log"))
     }
 
+    /// What the keeper of one of the node's processes was told; see `keeper::Spec`.
+    #[must_use]
+    pub fn keeper_spec(&self, process: &str) -> PathBuf {
+        self.run_directory.join(format!("{process}.json"))
+    }
+
     /// The pid file of one of the node's processes.
     #[must_use]
     pub fn pid_file(&self, process: &str) -> PathBuf {

@@ -5,17 +5,14 @@
 //! containerd and the agent mount vanishes with the last process of the node.
 
 use crate::command::{command, read, run};
-use crate::journal::{Journal, Process, Resource, wait_for};
+use crate::journal::{Journal, Process, Resource};
+use crate::keeper;
 use crate::layout::{BEYOND, GATEWAY, Layout, NodeLayout, SEGMENT_PREFIX};
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
-/// A holder needs a fork and two mounts.
-const HOLDER_START: Duration = Duration::from_secs(10);
+use std::process::Command;
 
 /// Makes the segment: a bridge in a namespace of its own, and the namespace `outside` with the router.
 ///
@@ -43,7 +40,11 @@ pub fn make_node(layout: &Layout, node: &NodeLayout, journal: &mut Journal) -> R
     ip(&node.namespace, &format!("route add default via {GATEWAY}"))
 }
 
-fn make_network_namespace(name: &str, journal: &mut Journal) -> Result<()> {
+/// Makes a network namespace with its loopback up, noted in the journal.
+///
+/// # Errors
+/// As [`make_segment`].
+pub fn make_network_namespace(name: &str, journal: &mut Journal) -> Result<()> {
     journal.record(&Resource::NetworkNamespace(name.to_owned()))?;
     run(&mut command("ip", ["netns", "add", name]))?;
     ip(name, "link set lo up")
@@ -83,26 +84,10 @@ pub fn in_network(namespace: &str, program: &str, arguments: &[&str]) -> Command
 /// # Errors
 /// When the holder does not come up: repeats what it said.
 pub fn hold_mounts(rig: &Path, node: &NodeLayout, journal: &mut Journal) -> Result<PathBuf> {
-    let pid_file = node.pid_file("holder");
-    journal.record(&Resource::Process(pid_file.clone()))?;
-    let log = std::fs::File::create(node.log("holder"))?;
-    let mut holder = command("setsid", [rig.as_os_str(), "hold".as_ref(), pid_file.as_os_str()]);
-    let mut child = holder
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .stdin(Stdio::null())
-        .spawn()
-        .context("cannot start the holder")?;
-    let mut ended = None;
-    wait_for(HOLDER_START, || {
-        ended = child.try_wait().ok().flatten();
-        ended.is_some() || Process::load(&pid_file).is_some_and(|process| process.runs())
-    })?;
-    if let Some(status) = ended {
-        let said = std::fs::read_to_string(node.log("holder")).unwrap_or_default();
-        anyhow::bail!("the holder of {}'s mount namespace ended with {status}: {said}", node.name);
-    }
-    let process = Process::load(&pid_file).context("the holder wrote its pid")?;
+    let what = format!("the holder of {}'s mount namespace", node.name);
+    let mut holder = Command::new(rig);
+    holder.arg("hold");
+    let process = keeper::begin(holder, &what, &node.pid_file("holder"), &node.log("holder"), journal)?;
     Ok(PathBuf::from(format!("/proc/{}/ns/mnt", process.pid)))
 }
 
@@ -118,8 +103,7 @@ pub fn hold(ready: &Path) -> Result<()> {
     std::fs::create_dir_all("/sys/fs/bpf").ok();
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none)
         .context("cannot mount a bpffs on /sys/fs/bpf")?;
-    let pid = i32::try_from(std::process::id())?;
-    Process::of(pid).context("this process is in /proc")?.save(ready)?;
+    Process::own()?.save(ready)?;
     loop {
         nix::unistd::pause();
     }

@@ -23,6 +23,24 @@ enum RoutingChoice {
     Native,
 }
 
+impl From<StoreChoice> for Store {
+    fn from(choice: StoreChoice) -> Self {
+        match choice {
+            StoreChoice::Embedded => Self::Embedded,
+            StoreChoice::Etcd => Self::Etcd,
+        }
+    }
+}
+
+impl From<RoutingChoice> for Routing {
+    fn from(choice: RoutingChoice) -> Self {
+        match choice {
+            RoutingChoice::Vxlan => Self::Vxlan,
+            RoutingChoice::Native => Self::Native,
+        }
+    }
+}
+
 /// What kind of cluster to start.
 #[derive(Args)]
 pub struct Up {
@@ -51,8 +69,8 @@ fn name_or_default(name: Option<String>) -> String {
     name.unwrap_or_else(|| cluster::default_name(root()))
 }
 
-fn open() -> Result<Cluster> {
-    Cluster::open(&clusters(), &name_or_default(None))
+fn open(name: Option<String>) -> Result<Cluster> {
+    Cluster::open(&clusters(), &name_or_default(name))
 }
 
 impl Up {
@@ -61,19 +79,14 @@ impl Up {
         setup::run_quietly_if_done()?;
         let name = name_or_default(self.name.clone());
         if let Ok(cluster) = Cluster::open(&clusters(), &name) {
-            return already_there(&cluster);
+            return self.already_there(&cluster);
         }
+        cluster::check_new(&clusters(), &name)?;
         let spec = Spec {
             name,
             nodes: self.nodes,
-            store: match self.store {
-                StoreChoice::Embedded => Store::Embedded,
-                StoreChoice::Etcd => Store::Etcd,
-            },
-            routing: match self.routing {
-                RoutingChoice::Vxlan => Routing::Vxlan,
-                RoutingChoice::Native => Routing::Native,
-            },
+            store: self.store.into(),
+            routing: self.routing.into(),
             binaries: build::rig(build::Profile::Dev)?,
             clusters: clusters(),
             flags: Vec::new(),
@@ -98,6 +111,26 @@ impl Up {
         report(&cluster, &times)?;
         if self.bare { Ok(()) } else { print_hints(&cluster) }
     }
+
+    fn already_there(&self, cluster: &Cluster) -> Result<()> {
+        let name = &cluster.spec.name;
+        if !cluster.complete {
+            bail!(
+                "the cluster `{name}` is there in part, its `up` did not end well: `cargo xtask down`, then `up`"
+            );
+        }
+        if cluster.process(1, "bowsprit").is_none() {
+            bail!("the cluster `{name}` was made but its server does not run: `cargo xtask down`, then `up`");
+        }
+        println!("the cluster `{name}` is up already; `cargo xtask down` takes it down");
+        let asked = (self.nodes, Store::from(self.store), Routing::from(self.routing));
+        if asked != (cluster.spec.nodes, cluster.spec.store, cluster.spec.routing) {
+            println!(
+                "it is not what was asked for now: `cargo xtask down` first, then `up` with these flags"
+            );
+        }
+        status(Some(name.clone()))
+    }
 }
 
 /// Makes namespaces and images while the compiler works; also says how long that took, which is part of a cluster's start.
@@ -115,23 +148,14 @@ fn prepare_while_building(spec: Spec) -> Result<(Prepared, Duration)> {
         if let Err(error) = built {
             // A cluster without a binary shows nothing that would be worth a look.
             if prepared.is_ok() {
+                // It holds the journal, which `down` needs.
+                drop(prepared);
                 cluster::down(&clusters, &name)?;
             }
             return Err(error);
         }
         prepared
     })
-}
-
-fn already_there(cluster: &Cluster) -> Result<()> {
-    if cluster.process(1, "bowsprit").is_none() {
-        bail!(
-            "the cluster `{}` was made but its server does not run: `cargo xtask down`, then `up`",
-            cluster.spec.name
-        );
-    }
-    println!("the cluster `{}` is up already; `cargo xtask down` takes it down", cluster.spec.name);
-    status()
 }
 
 /// The documented place of the kubeconfig, whatever the cluster is called.
@@ -247,8 +271,8 @@ fn print_memory(cluster: &Cluster) {
 }
 
 /// `cargo xtask status`.
-pub fn status() -> Result<()> {
-    let cluster = open()?;
+pub fn status(name: Option<String>) -> Result<()> {
+    let cluster = open(name)?;
     println!("{}", cluster.ask(&["get", "nodes,pods,services", "-A", "-o", "wide"])?);
     print_memory(&cluster);
     Ok(())
@@ -270,21 +294,21 @@ pub fn down(name: Option<String>) -> Result<()> {
 
 /// `cargo xtask kubectl ...`.
 pub fn kubectl(arguments: &[String]) -> Result<ExitCode> {
-    let cluster = open()?;
+    let cluster = open(None)?;
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     pass_through(cluster.kubectl(&words).stdin(Stdio::inherit()))
 }
 
 /// `cargo xtask bowsprit ...`.
 pub fn bowsprit(arguments: &[String]) -> Result<ExitCode> {
-    let cluster = open()?;
+    let cluster = open(None)?;
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     pass_through(cluster.bowsprit(&words).stdin(Stdio::inherit()))
 }
 
 /// `cargo xtask shell NODE [COMMAND...]`.
 pub fn shell(node: &str, words: &[String]) -> Result<ExitCode> {
-    let cluster = open()?;
+    let cluster = open(None)?;
     let shell = vec![std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned())];
     let words = if words.is_empty() { &shell } else { words };
     let (program, arguments) = words.split_first().context("there is always a shell")?;

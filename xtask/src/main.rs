@@ -40,7 +40,11 @@ enum Job {
         name: Option<String>,
     },
     /// Nodes, pods and processes of the cluster.
-    Status,
+    Status {
+        /// Another cluster than this checkout's own.
+        #[arg(long)]
+        name: Option<String>,
+    },
     /// A shell on a node, in its network and mount namespaces.
     Shell {
         /// `node-1`, `node-2`, ... or `outside`.
@@ -94,7 +98,7 @@ fn run(job: Job) -> Result<ExitCode> {
         }
         Job::Up(up) => up.run()?,
         Job::Down { name } => cluster::down(name)?,
-        Job::Status => cluster::status()?,
+        Job::Status { name } => cluster::status(name)?,
         Job::Shell { node, command } => return cluster::shell(&node, &command),
         Job::Kubectl { arguments } => return cluster::kubectl(&arguments),
         Job::Bowsprit { arguments } => return cluster::bowsprit(&arguments),

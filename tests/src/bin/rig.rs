@@ -1,4 +1,4 @@
-//! `rig keep SPEC` and `rig hold`: the two processes of the rig itself, see `rig::keeper` and `rig::namespaces`.
+//! `rig keep` and `rig hold`: the two processes of the rig itself, see `rig::keeper` and `rig::namespaces`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,10 +6,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["keep", spec] => rig::keeper::keep(Path::new(spec)),
+        ["keep", spec, pid_file] => rig::keeper::keep(Path::new(spec), Path::new(pid_file)),
         ["hold", ready] => rig::namespaces::hold(Path::new(ready)),
         _ => {
-            eprintln!("usage: rig keep SPEC | rig hold FILE");
+            eprintln!("usage: rig keep SPEC PID_FILE | rig hold FILE");
             return ExitCode::from(64);
         }
     };
