@@ -12,6 +12,9 @@ static NAMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// The cluster with the shop on it; an error is kept too, so that it is told once for each suite and not tried again.
 static SHOP: OnceLock<Result<Cluster, String>> = OnceLock::new();
 
+/// The same over etcd, on one node.
+static OVER_ETCD: OnceLock<Result<Cluster, String>> = OnceLock::new();
+
 /// A node joins in a few seconds; three of them on two busy cores in some more.
 const JOIN: Duration = Duration::from_secs(90);
 
@@ -46,12 +49,7 @@ pub fn spec(kind: &str, nodes: usize) -> Spec {
 
 /// Makes the cluster; what an earlier, interrupted run left of it is taken down first.
 pub fn make(spec: Spec) -> Result<Cluster> {
-    cluster::down(&spec.clusters, &spec.name)
-        .context("an earlier run left a cluster that cannot be taken down")?;
-    NAMES
-        .lock()
-        .map_err(|_| anyhow::anyhow!("a test panicked while it made a cluster"))?
-        .push(spec.name.clone());
+    register(&spec.name)?;
     Cluster::up(spec, &|_| ())
 }
 
@@ -73,15 +71,34 @@ fn await_nodes(cluster: &Cluster) -> Result<()> {
 
 /// The shared cluster of three nodes with the shop on it. Suites leave it as they found it.
 pub fn shop() -> Result<&'static Cluster> {
-    let made = SHOP.get_or_init(|| {
+    shared(&SHOP, spec("shop", 3))
+}
+
+/// The shared cluster of one node over etcd with the shop on it. Suites leave it as they found it.
+pub fn over_etcd() -> Result<&'static Cluster> {
+    shared(&OVER_ETCD, Spec { store: Store::Etcd, ..spec("etcd", 1) })
+}
+
+fn shared(place: &'static OnceLock<Result<Cluster, String>>, spec: Spec) -> Result<&'static Cluster> {
+    let made = place.get_or_init(|| {
         let build = || -> Result<Cluster> {
-            let cluster = make_ready(spec("shop", 3))?;
+            let cluster = make_ready(spec)?;
             shop::deploy(&cluster, &checkout().join("deploy/examples"))?;
             Ok(cluster)
         };
         build().map_err(|error| format!("{error:#}"))
     });
-    made.as_ref().map_err(|error| anyhow::anyhow!("the shop's cluster: {error}"))
+    made.as_ref().map_err(|error| anyhow::anyhow!("the shared cluster: {error}"))
+}
+
+/// Notes that something on this machine carries the name, so that it is looked for after the last test.
+pub fn register(name: &str) -> Result<()> {
+    cluster::down(&clusters(), name).context("an earlier run left a cluster that cannot be taken down")?;
+    NAMES
+        .lock()
+        .map_err(|_| anyhow::anyhow!("a test panicked while it made a cluster"))?
+        .push(name.to_owned());
+    Ok(())
 }
 
 /// Applies a manifest given as text.

@@ -3,13 +3,16 @@
 //! The harness is our own `main` because clusters must be taken down after the last test, also after a failed one, and
 //! because what they leave behind is itself a test.
 
+mod faults;
 mod fixture;
+mod load;
 mod network;
 mod no_request_lost;
 mod node_loss;
 mod people;
 mod rig_itself;
 mod seen;
+mod servers;
 mod sessions;
 mod shop;
 mod stores;
@@ -30,7 +33,9 @@ fn main() -> ExitCode {
         sessions::trials(),
         no_request_lost::trials(),
         node_loss::trials(),
+        faults::trials(),
         stores::trials(),
+        servers::trials(),
     ];
     let trials: Vec<Trial> = suites.into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -4,16 +4,11 @@
 //! through the NodePort from outside the cluster, with the shop's policies in force.
 
 use crate::fixture;
+use crate::load::Load;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rig::cluster::Cluster;
-use rig::shop::WEB_NODE_PORT;
-use serde_json::Value;
-use std::process::{Child, Command, Stdio};
 
-const RATE: u32 = 500;
-/// Far above what a starved machine makes of a handshake, so that what fails here was lost, not late.
-const TIMEOUT_MS: &str = "5000";
 const ROLLOUTS: usize = 5;
 /// Of these, the one during which an agent is killed.
 const KILL_DURING: usize = 2;
@@ -30,64 +25,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A load that runs beside the test.
-struct Load {
-    child: Child,
-    what: &'static str,
-}
-
-impl Load {
-    fn begin(mut command: Command, what: &'static str) -> Result<Self> {
-        let child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start the load")?;
-        Ok(Self { child, what })
-    }
-
-    fn through_cluster_ip(cluster: &Cluster, seconds: u32) -> Result<Self> {
-        let address =
-            cluster.ask(&["-n", "shop", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"])?;
-        let mut command =
-            cluster.kubectl(&["-n", "street", "exec", "visitor", "--", "/bin/workload", "load"]);
-        command.args([
-            &format!("http://{address}/"),
-            "--rate",
-            &RATE.to_string(),
-            "--seconds",
-            &seconds.to_string(),
-            "--timeout-ms",
-            TIMEOUT_MS,
-        ]);
-        Self::begin(command, "through the ClusterIP")
-    }
-
-    fn through_node_port(cluster: &Cluster, node: usize, seconds: u32) -> Result<Self> {
-        let workload = cluster.spec.binaries.join("workload");
-        let url = format!("http://{}:{WEB_NODE_PORT}/", cluster.layout.node(node).address);
-        let (rate, seconds) = (RATE.to_string(), seconds.to_string());
-        let words = ["load", &url, "--rate", &rate, "--seconds", &seconds, "--timeout-ms", TIMEOUT_MS];
-        let command = cluster.outside(&workload.to_string_lossy(), &words);
-        Self::begin(command, "through the NodePort")
-    }
-
-    fn runs(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
-    }
-
-    /// Waits for the end of the load and requires that nothing failed.
-    fn conclude(self) -> Result<()> {
-        let output = self.child.wait_with_output()?;
-        let (text, complaint) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        let tally: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
-            .with_context(|| format!("the load {} printed no tally: {text}{complaint}", self.what))?;
-        ensure!(tally["requests"].as_u64() > Some(0), "the load {} made no requests", self.what);
-        ensure!(tally["failed"] == 0, "requests failed {}: {tally}", self.what);
-        println!("    {}: {tally}", self.what);
-        Ok(())
-    }
-}
-
-fn rollout(cluster: &Cluster) -> Result<()> {
+pub(crate) fn rollout(cluster: &Cluster) -> Result<()> {
     cluster.ask(&["-n", "shop", "rollout", "restart", "deployment/web"])?;
     cluster.ask(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]).map(drop)
 }

@@ -3,7 +3,7 @@
 use crate::fixture;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use rig::cluster::{Cluster, Spec, Store};
+use rig::cluster::Cluster;
 use std::time::Duration;
 
 const BACK: Duration = Duration::from_secs(30);
@@ -65,8 +65,8 @@ fn server_killed() -> Result<()> {
 }
 
 fn etcd_killed() -> Result<()> {
-    let cluster = fixture::make_ready(Spec { store: Store::Etcd, ..fixture::spec("etcd", 1) })?;
+    let cluster = fixture::over_etcd()?;
     let mut written = 0;
-    kill(&cluster, "bowsprit", &mut written)?;
-    kill(&cluster, "etcd", &mut written)
+    kill(cluster, "bowsprit", &mut written)?;
+    kill(cluster, "etcd", &mut written)
 }
