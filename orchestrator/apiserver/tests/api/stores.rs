@@ -27,7 +27,7 @@ struct Etcd {
 }
 
 impl Etcd {
-    fn start(directory: &Path) -> Option<Self> {
+    fn start(directory: &Path) -> Self {
         let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (client, peer) = (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
         let child = Command::new("etcd")
@@ -38,14 +38,9 @@ impl Etcd {
             .arg(directory)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn();
-        match child {
-            Ok(child) => Some(Self { child, client }),
-            Err(error) => {
-                eprintln!("skipped: etcd cannot be started ({error}); install etcd-server");
-                None
-            }
-        }
+            .spawn()
+            .expect("etcd can be started: `cargo xtask setup` installs etcd-server");
+        Self { child, client }
     }
 }
 
@@ -59,13 +54,16 @@ impl Drop for Etcd {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_api_over_etcd() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(etcd) = Etcd::start(&directory.path().join("etcd")) else { return };
+    let mut etcd = Etcd::start(&directory.path().join("etcd"));
     let mut config = StoreConfig::new(EngineConfig::Etcd { endpoints: vec![etcd.client.clone()] });
     config.classes = apiserver::storage_classes(&api::Registry::builtin());
     let store = loop {
         match store::open(config.clone(), telemetry::Registry::new().prometheus()).await {
             Ok(store) => break store,
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => {
+                assert!(matches!(etcd.child.try_wait(), Ok(None)), "etcd has ended: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
     };
     let server = Server::over(store, directory).await;

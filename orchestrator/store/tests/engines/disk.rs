@@ -15,15 +15,18 @@ use crate::rig::{Rig, commit, get, list, next_events, put};
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` for users who may not mount.
-    fn mount(path: PathBuf) -> Option<Self> {
+    fn mount(path: PathBuf) -> Self {
         fs::create_dir_all(&path).expect("a directory");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(&path).output();
-        if mount.is_ok_and(|mount| mount.status.success()) {
-            return Some(Self(path));
-        }
-        println!("skipped: mounting a tmpfs needs root");
-        None
+        let mut mount = Command::new("mount");
+        let mount =
+            mount.args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(&path).output().expect("mount runs");
+        let complaint = String::from_utf8_lossy(&mount.stderr);
+        assert!(
+            mount.status.success(),
+            "cannot mount a tmpfs on {}: run the tests as root: {complaint}",
+            path.display()
+        );
+        Self(path)
     }
 
     /// Takes all space that is left.
@@ -49,7 +52,7 @@ async fn try_put(store: &dyn Store, key: String, bytes: usize) -> Result<(), Sto
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_writes_and_serves_reads() {
     let rig = Rig::embedded();
-    let Some(disk) = SmallDisk::mount(rig.path()) else { return };
+    let disk = SmallDisk::mount(rig.path());
     let store = rig.open().await;
     put(&*store, "/before", "1").await;
     let filler = disk.fill();
@@ -88,7 +91,7 @@ async fn a_full_disk_refuses_writes_and_serves_reads() {
 #[tokio::test]
 async fn a_disk_that_is_full_from_the_start_is_said() {
     let rig = Rig::embedded();
-    let Some(disk) = SmallDisk::mount(rig.path()) else { return };
+    let disk = SmallDisk::mount(rig.path());
     let store = rig.open().await;
     put(&*store, "/a", "1").await;
     store.close().await;
