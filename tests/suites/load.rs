@@ -1,7 +1,7 @@
 //! Open-loop load on the shop: new connections at a steady rate, each with one request, tallied at the end.
 
 use crate::fixture;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rig::cluster::Cluster;
 use rig::shop::WEB_NODE_PORT;
 use serde_json::Value;
@@ -61,7 +61,8 @@ impl Load {
         let output = self.child.wait_with_output()?;
         let (text, complaint) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        judge(&text, self.what).with_context(|| format!("it complained: {complaint}"))
+        // One message: of a chain the harness prints the outermost only.
+        judge(&text, self.what).map_err(|error| anyhow!("{error:#} {complaint}"))
     }
 }
 

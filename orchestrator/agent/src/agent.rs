@@ -29,6 +29,7 @@ use crate::pods::settings::PodSettings;
 use crate::pods::shared::Shared;
 use crate::pods::state::RestartLimits;
 use crate::pods::timeline::Timelines;
+use crate::pods::traffic::PodNetwork;
 use crate::runtime::PodRuntime;
 use crate::runtime::containerd::Containerd;
 use crate::server::{Server, ServerConfig, ServerError};
@@ -84,6 +85,10 @@ pub struct Deps {
     pub health: Health,
     /// The newest revision that this node's kernel holds.
     pub applied: watch::Receiver<Revision>,
+    /// The pods' network.
+    pub network: Arc<dyn PodNetwork>,
+    /// Where the pods' stages are kept; the network adds its own.
+    pub timelines: Timelines,
     /// Served beside the node's own paths, such as `/bowsprit/flows`. Metrics and health are added here.
     pub routes: Router,
 }
@@ -117,7 +122,6 @@ pub enum AgentError {
 /// A running node; it stops when dropped, and leaves its pods running.
 pub struct Agent {
     server: Server,
-    shared: Arc<Shared>,
     tasks: JoinSet<()>,
 }
 
@@ -126,7 +130,8 @@ pub struct Agent {
 impl Agent {
     /// Starts everything; does not wait for the runtime or the API server.
     pub async fn start(config: Config, deps: Deps) -> Result<Self, AgentError> {
-        let Deps { informers, serving, client_ca, registry, health, applied, routes } = deps;
+        let Deps { informers, serving, client_ca, registry, health, applied, network, timelines, routes } =
+            deps;
         for path in [&config.data_directory, &config.logs_directory] {
             std::fs::create_dir_all(path)
                 .map_err(|source| AgentError::Directory { path: path.clone(), source })?;
@@ -139,7 +144,9 @@ impl Agent {
         let cluster = Arc::new(ApiCluster::new(&informers, &config.node_name));
         let settings = pod_settings(&config, capacity)?;
         let gate = Arc::new(LinkGate(link_state));
-        let shared = Arc::new(Shared::new(runtime.clone(), cluster, gate, settings, metrics));
+        let mut shared = Shared::new(runtime.clone(), cluster, gate, network, settings, metrics);
+        shared.timelines = timelines;
+        let shared = Arc::new(shared);
 
         let routes = routes.merge(telemetry::http::router(registry, health.clone()));
         let listen = config.listen;
@@ -159,18 +166,13 @@ impl Agent {
         let scope = Scope::all::<Pod>().fields(format!("spec.nodeName={}", config.node_name));
         tasks.spawn(follow_pods(Informer::start_scoped(client, scope), changes));
         tasks.spawn(Manager::new(shared.clone()).run(receiver));
-        tasks.spawn(rotation::run(shared.clone(), config.rotation_limits));
-        Ok(Agent { server, shared, tasks })
+        tasks.spawn(rotation::run(shared, config.rotation_limits));
+        Ok(Agent { server, tasks })
     }
 
     /// Where the HTTPS server listens.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
-    }
-
-    /// How the pods came to run; the network part adds its stage.
-    pub fn timelines(&self) -> Timelines {
-        self.shared.timelines.clone()
     }
 
     /// Runs until a part ends, which none should.

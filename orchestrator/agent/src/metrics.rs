@@ -30,6 +30,8 @@ pub struct Metrics {
     pub status_writes: IntCounter,
     /// From the decision to stop until every node's kernel had let go of the pod.
     pub gate_seconds: Histogram,
+    /// Stops that went on although what they waited for had not come, by what that was.
+    pub gate_overruns: IntCounterVec,
 }
 
 // === impl Metrics ===
@@ -47,6 +49,7 @@ impl Metrics {
             failures,
             status_writes,
             gate_seconds,
+            gate_overruns,
         } = metrics.clone();
         registry.register(Box::new(pods))?;
         registry.register(Box::new(start_seconds))?;
@@ -56,6 +59,7 @@ impl Metrics {
         registry.register(Box::new(failures))?;
         registry.register(Box::new(status_writes))?;
         registry.register(Box::new(gate_seconds))?;
+        registry.register(Box::new(gate_overruns))?;
         Ok(metrics)
     }
 
@@ -94,8 +98,15 @@ impl Metrics {
             )?,
             gate_seconds: histogram(
                 "bowsprit_agent_stop_gate_seconds",
-                "From the decision to stop a pod until no node sends it new connections.",
+                "From the decision to stop a Service's pod until no node sends it new connections and the newest are answered.",
                 STAGE_BUCKETS,
+            )?,
+            gate_overruns: IntCounterVec::new(
+                Opts::new(
+                    "bowsprit_agent_stop_gate_overruns_total",
+                    "Pods stopped before every node let go of them (nodes) or they answered their newest connections (answers).",
+                ),
+                &["waiting_for"],
             )?,
         })
     }

@@ -14,10 +14,10 @@ mod objects;
 mod policies;
 mod state;
 
-use std::{net::IpAddr, sync::Arc, thread::JoinHandle};
+use std::{collections::HashSet, net::IpAddr, sync::Arc, thread::JoinHandle};
 
 use client::{Client, Informers};
-use dataplane::Dataplane;
+use dataplane::{Arrivals, Dataplane};
 use netplan::snapshot::Cluster;
 use observe::Flows;
 use telemetry::{
@@ -27,6 +27,11 @@ use telemetry::{
 use tokio::{sync::watch, task::JoinSet};
 
 pub use self::names::NameBook;
+use crate::{
+    errors::chain,
+    pods::{timeline::Timelines, traffic::PodNetwork},
+};
+
 use self::{
     compiler::Metrics,
     kernel::Kernel,
@@ -80,6 +85,8 @@ struct Updates {
 /// `client`, records flows. Returns once the programs run (packets of a predecessor's pods flow on throughout); pods get
 /// addresses once the node has a pod CIDR and the first plan is in the kernel, which `health` and [`Network::obstacle`] tell.
 ///
+/// `timelines` get the stages that CNI took.
+///
 /// The caller has left: to put `dataplane::cni::configuration` where the runtime looks once there is no obstacle, to call
 /// [`Network::reconcile`] once the runtime has listed its sandboxes, to serve [`Network::flows`] on the agent's port, and to send
 /// [`Network::applied_revision`] to the server.
@@ -88,6 +95,7 @@ pub async fn start(
     client: Client,
     health: &Health,
     registry: &Registry,
+    timelines: Timelines,
 ) -> Result<Network, Error> {
     let guard = health.block("dataplane");
     guard.waiting_for("the eBPF programs to be loaded");
@@ -112,7 +120,7 @@ pub async fn start(
     let flows = Flows::new(&node, registry);
     updates.tasks.spawn(flows.clone().record(dataplane.events(), state.names.subscribe()));
     let network = Network { _updates: updates, state, dataplane, flows };
-    network.dataplane.serve_cni(network.directory()).map_err(Error::Dataplane)?;
+    network.dataplane.serve_cni(network.directory(timelines)).map_err(Error::Dataplane)?;
     Ok(network)
 }
 
@@ -152,16 +160,28 @@ impl Network {
     }
 
     /// Releases addresses and devices of sandboxes (by their ids) that the runtime no longer has. Blocks.
-    pub fn reconcile(
-        &self,
-        sandboxes: &std::collections::HashSet<String>,
-    ) -> Result<(), dataplane::cni::CniError> {
+    pub fn reconcile(&self, sandboxes: &HashSet<String>) -> Result<usize, dataplane::cni::CniError> {
         self.dataplane.reconcile(sandboxes)
     }
 
     /// What CNI asks.
-    fn directory(&self) -> Arc<dyn dataplane::PodDirectory> {
-        Arc::new(directory::Directory(Arc::clone(&self.state)))
+    fn directory(&self, timelines: Timelines) -> Arc<dyn dataplane::PodDirectory> {
+        Arc::new(directory::Directory { state: Arc::clone(&self.state), timelines })
+    }
+}
+
+impl PodNetwork for Network {
+    fn is_backend(&self, addresses: &[IpAddr]) -> bool {
+        let inner = self.state.inner.lock();
+        !inner.unsynced.is_empty() || addresses.iter().any(|address| inner.cache.is_backend(*address))
+    }
+
+    fn arrivals(&self, addresses: &[IpAddr]) -> Result<Arrivals, String> {
+        self.dataplane.arrivals(addresses).map_err(|error| chain(&error))
+    }
+
+    fn reconcile(&self, sandboxes: &HashSet<String>) -> Result<usize, String> {
+        self.dataplane.reconcile(sandboxes).map_err(|error| error.to_string())
     }
 }
 

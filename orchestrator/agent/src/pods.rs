@@ -1,5 +1,5 @@
 //! Pods of this node: `manager` hands each pod to a `worker`, whose next steps `machine` decides from `state`; `ops`
-//! carries the steps out, `status` computes what `reporter` writes back.
+//! carries the steps out, `traffic` holds SIGTERM back while connections come, `status` computes what `reporter` writes back.
 
 pub mod actions;
 pub mod backoff;
@@ -15,6 +15,7 @@ pub mod shared;
 pub mod state;
 pub mod status;
 pub mod timeline;
+pub mod traffic;
 pub mod worker;
 
 #[cfg(test)]

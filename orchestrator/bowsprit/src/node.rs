@@ -12,6 +12,7 @@ use agent::logs::rotation::RotationLimits;
 use agent::network;
 use agent::node::join::{JoinConfig, join};
 use agent::pods::state::RestartLimits;
+use agent::pods::timeline::Timelines;
 use anyhow::{Context, Result};
 use client::{Client, Informers};
 use pki::tls::ServingCertificate;
@@ -170,7 +171,9 @@ pub(crate) async fn start(
     std::fs::create_dir_all(&node.common.run_dir)
         .with_context(|| format!("cannot make {}", node.common.run_dir.display()))?;
     let config = network::Config { node: node.name.clone(), dataplane: node.dataplane() };
-    let network = Arc::new(network::start(config, client.clone(), &health, &registry).await?);
+    let timelines = Timelines::default();
+    let network = network::start(config, client.clone(), &health, &registry, timelines.clone()).await?;
+    let network = Arc::new(network);
     runtime_files::install_plugins(&node.agent.cni_bin_dir)?;
     let deps = Deps {
         informers: Informers::new(client),
@@ -179,6 +182,8 @@ pub(crate) async fn start(
         registry,
         health,
         applied: network.applied_revision(),
+        network: network.clone(),
+        timelines,
         routes: observe::http::router(network.flows().clone()),
     };
     let agent = Agent::start(node.agent_config(), deps).await.context("the agent")?;

@@ -61,6 +61,20 @@ pub struct Scrub {
     pub(crate) backends: HashSet<(u32, IpAddr, u16)>,
 }
 
+/// A connection that is this young may still be on its way: in units of `last_seen`, 3 to 4 s. It covers a SYN that was lost
+/// twice. One that waits longer is at work inside the pod, which is the application's affair.
+const IN_FLIGHT_UNITS: u32 = 3;
+
+/// What comes to a pod: TCP connections on record at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrivals {
+    /// Those that the node itself did not begin (it probes its pods): a number that stays means that none came, unless old
+    /// ones were collected meanwhile.
+    pub begun: usize,
+    /// Those that began lately and to which the pod has not said anything.
+    pub unanswered: usize,
+}
+
 /// What one walk found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walked {
@@ -107,6 +121,14 @@ impl Connections {
         Ok(())
     }
 
+    /// What comes to a pod of this node.
+    pub fn arrivals(&self, pod: &[IpAddr]) -> Result<Arrivals> {
+        let (now, mut arrivals) = (now()?, Arrivals::default());
+        self.v4.count_arrivals(pod, now, &mut arrivals)?;
+        self.v6.count_arrivals(pod, now, &mut arrivals)?;
+        Ok(arrivals)
+    }
+
     /// Removes what is idle; IPv4 and IPv6.
     pub fn collect(&self, times: &IdleTimes) -> Result<[Walked; 2]> {
         let now = now()?;
@@ -123,15 +145,45 @@ where
     ConntrackEntry<A>: Copy + Default,
 {
     fn remove_if(&self, hit: impl Fn(&ConntrackKey<A>, &ConntrackEntry<A>) -> bool) -> Result<usize> {
-        let mut keys = Vec::new();
+        let mut found = Vec::new();
         self.entries.for_each(|key, entry| {
             if hit(key, entry) {
-                keys.push(*key);
-                keys.extend(conntrack::other_half(key, entry));
+                found.push((*key, *entry));
             }
         })?;
+        let mut keys = Vec::with_capacity(found.len() * 2);
+        for (key, entry) in &found {
+            keys.push(*key);
+            keys.extend(self.other_half(key, entry)?.map(|(other, _)| other));
+        }
         self.entries.remove_all(&keys)?;
         Ok(keys.len())
+    }
+
+    /// The other half of a translated connection, if it is on record and still belongs to this one.
+    fn other_half(
+        &self,
+        key: &ConntrackKey<A>,
+        entry: &ConntrackEntry<A>,
+    ) -> Result<Option<(ConntrackKey<A>, ConntrackEntry<A>)>> {
+        let Some(key_of_other) = conntrack::other_half(key, entry) else { return Ok(None) };
+        let other = self.entries.get(&key_of_other)?.map(|other| (key_of_other, other));
+        Ok(other.filter(|(other, half)| conntrack::are_halves((key, entry), (other, half))))
+    }
+
+    fn count_arrivals(&self, pod: &[IpAddr], now: u32, arrivals: &mut Arrivals) -> Result<()> {
+        let pod: Vec<A> = pod.iter().filter_map(|address| A::from_ip(*address)).collect();
+        if pod.is_empty() {
+            return Ok(());
+        }
+        self.entries.for_each(|key, entry| {
+            let [_, (responder, _)] = conntrack::ends(key, entry);
+            if !pod.contains(&responder) || !conntrack::leads_to_responder(key, entry) {
+                return;
+            }
+            arrivals.begun += usize::from(entry.via[0] & via::KIND != via::HOST);
+            arrivals.unanswered += usize::from(conntrack::unanswered(key, entry, now, IN_FLIGHT_UNITS));
+        })
     }
 
     fn collect(&self, now: u32, times: &IdleTimes) -> Result<Walked> {
@@ -140,17 +192,17 @@ where
         let mut sources = std::collections::HashMap::<A, u32>::new();
         self.entries.for_each(|key, entry| {
             if conntrack::expired(key, entry, now, times) {
-                over.push((*key, conntrack::other_half(key, entry)));
+                over.push((*key, *entry));
             } else {
                 walked.live += 1;
                 *sources.entry(conntrack::ends(key, entry)[0].0).or_default() += 1;
             }
         })?;
         let mut removable = Vec::with_capacity(over.len());
-        for (key, other) in over {
-            match other.map(|other| self.entries.get(&other)).transpose()?.flatten().zip(other) {
+        for (key, entry) in over {
+            match self.other_half(&key, &entry)? {
                 // The other direction is in use.
-                Some((entry, other)) if !conntrack::expired(&other, &entry, now, times) => walked.live += 1,
+                Some((other, half)) if !conntrack::expired(&other, &half, now, times) => walked.live += 1,
                 _ => removable.push(key),
             }
         }

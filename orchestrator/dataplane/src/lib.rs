@@ -27,7 +27,7 @@ mod reader;
 mod sys;
 mod table;
 
-use std::{collections::HashSet, fs::File, sync::Arc, time::Instant};
+use std::{collections::HashSet, fs::File, net::IpAddr, sync::Arc, time::Instant};
 
 use abi::Event;
 use ipnet::IpNet;
@@ -51,7 +51,7 @@ use self::{
 };
 pub use self::{
     config::{Config, Timeouts},
-    conntrack::Walked,
+    conntrack::{Arrivals, Walked},
     detach::detach,
     error::{Error, Result},
     metrics::{Metrics, PacketCount},
@@ -71,6 +71,8 @@ pub struct Dataplane {
     /// What the node's own network stack was last made to have.
     host: Mutex<Option<Arc<Host>>>,
     cni: Mutex<Option<cni::Server>>,
+    /// What a predecessor wired and the runtime has not been asked about yet.
+    inherited: Mutex<Vec<Record>>,
     _collector: Collector,
     _lock: Flock<File>,
 }
@@ -117,7 +119,7 @@ impl Dataplane {
             programmer: Mutex::new(programmer),
             connections: connections.clone(),
         });
-        shared.find_pods()?;
+        let inherited = Mutex::new(shared.find_pods()?);
         let collector = Collector::start(connections, config.timeouts, metrics.clone(), {
             let shared = Arc::downgrade(&shared);
             move |pressure| {
@@ -138,6 +140,7 @@ impl Dataplane {
             events,
             host: Mutex::new(None),
             cni: Mutex::new(None),
+            inherited,
             _collector: collector,
             _lock: lock,
         })
@@ -163,16 +166,29 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Releases the addresses and devices of sandboxes that the runtime no longer has. Called once the runtime answered.
-    pub fn reconcile(&self, sandboxes: &HashSet<String>) -> Result<(), CniError> {
-        for record in self.shared.ipam.records() {
-            if !sandboxes.contains(&record.container) {
+    /// Releases the addresses and devices of sandboxes that a predecessor wired and that the runtime no longer has; how many
+    /// there were. Called once the runtime has listed its sandboxes. What was wired since the start stays: the runtime lists
+    /// a sandbox only after it has its network.
+    pub fn reconcile(&self, sandboxes: &HashSet<String>) -> Result<usize, CniError> {
+        let mut inherited = self.inherited.lock();
+        inherited.retain(|record| !sandboxes.contains(&record.container));
+        let gone = inherited.len();
+        // From the end: what could not be released is asked about again by the next call.
+        while let Some(record) = inherited.last() {
+            // A DEL may have come before us.
+            if self.shared.ipam.get(&record.key()).as_ref() == Some(record) {
                 tracing::info!(pod = %format_args!("{}/{}", record.namespace, record.name), sandbox = record.container,
                     "the runtime has no such sandbox: its address is released");
-                self.shared.remove_pod(&record)?;
+                self.shared.remove_pod(record)?;
             }
+            inherited.pop();
         }
-        Ok(())
+        Ok(gone)
+    }
+
+    /// What comes to a pod of this node. Walks the table of connections: milliseconds.
+    pub fn arrivals(&self, pod: &[IpAddr]) -> Result<Arrivals> {
+        self.shared.connections.arrivals(pod)
     }
 
     /// The pods of this node that have a device.
@@ -229,20 +245,21 @@ impl Dataplane {
 // === impl Shared ===
 
 impl Shared {
-    /// Publishes the pods that a predecessor wired.
-    fn find_pods(&self) -> Result<()> {
-        for record in self.ipam.records() {
+    /// Publishes the pods that a predecessor wired; all that it had on record.
+    fn find_pods(&self) -> Result<Vec<Record>> {
+        let records = self.ipam.records();
+        for record in &records {
             match PodLink::find(&record.device, &record.netns, &record.ifname)? {
                 Some(link) => {
                     self.loader.attach_pod(&record.device, link.ifindex)?;
-                    self.pods.insert(pods::endpoint(&record, &link));
+                    self.pods.insert(pods::endpoint(record, &link));
                 }
                 None => {
                     tracing::warn!(device = record.device, sandbox = record.container, "a pod's link is gone")
                 }
             }
         }
-        Ok(())
+        Ok(records)
     }
 
     /// Takes a pod out of the datapath, then its device, then its address.

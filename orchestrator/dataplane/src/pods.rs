@@ -32,6 +32,9 @@ pub trait PodDirectory: Send + Sync + 'static {
     /// Returns once the kernel holds the compiled policy of an endpoint that was just published; the reason if it does not
     /// by `deadline`.
     fn programmed(&self, endpoint: &LocalEndpoint, deadline: Instant) -> Result<(), String>;
+
+    /// A pod has its network: ADD took this long, of which `policy` until the kernel held its policy.
+    fn wired(&self, endpoint: &LocalEndpoint, took: Duration, policy: Duration);
 }
 
 /// Pods and their devices.
@@ -151,7 +154,8 @@ impl Pods {
 
 impl Handler for Pods {
     fn add(&self, request: &Request) -> Result<Value, CniError> {
-        let deadline = Instant::now() + self.policy_wait;
+        let began = Instant::now();
+        let deadline = began + self.policy_wait;
         let wanted = self.wanted(request, deadline)?;
         let _busy = self.occupy(wanted.key());
         let known = self.shared.ipam.get(&wanted.key()).is_some();
@@ -164,11 +168,13 @@ impl Handler for Pods {
         })?;
         let endpoint = endpoint(&record, &link);
         self.shared.pods.insert(endpoint.clone());
+        let linked = Instant::now();
         self.directory.programmed(&endpoint, deadline).map_err(|why| {
             let pod = format!("{}/{}", record.namespace, record.name);
             CniError::new(code::LATER, format!("the network policy of pod {pod} is not in force yet"))
                 .details(why)
         })?;
+        self.directory.wired(&endpoint, began.elapsed(), linked.elapsed());
         let mtu = self.shared.devices.pod_mtu;
         Ok(result(request.version(), &record, link.mac, GATEWAY_MAC.octets(), &record.netns, mtu))
     }

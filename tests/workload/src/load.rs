@@ -9,14 +9,17 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Failures that are told one by one: enough to see whether they came together.
+const DETAILS_MAX: usize = 20;
 
 #[derive(Default)]
 struct Tally {
     failures: BTreeMap<&'static str, u64>,
     answered_by: BTreeMap<String, u64>,
     latencies_us: Vec<u64>,
-    first_failure: Option<String>,
+    first_failures: Vec<String>,
 }
 
 pub(crate) fn run(flags: &Flags) -> ExitCode {
@@ -78,13 +81,17 @@ fn one(url: &str, timeout: Duration, start: Instant, tally: &Mutex<Tally>) {
 }
 
 fn describe(failure: Failure, start: Instant, began: Instant) -> String {
-    format!("{} at {:?}, the request took {:?}", failure.word(), began - start, began.elapsed())
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (at, took) = (began - start, began.elapsed());
+    format!("{} at {at:.2?}, took {took:.1?}, until {:.3} since 1970", failure.word(), now.as_secs_f64())
 }
 
 impl Tally {
     fn fail(&mut self, word: &'static str, detail: String) {
         *self.failures.entry(word).or_default() += 1;
-        self.first_failure.get_or_insert(detail);
+        if self.first_failures.len() < DETAILS_MAX {
+            self.first_failures.push(detail);
+        }
     }
 }
 
@@ -106,14 +113,14 @@ fn report(total: u64, took: Duration, mut tally: Tally) -> ExitCode {
         map.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect::<Vec<_>>().join(",")
     };
     println!(
-        "{{\"requests\":{total},\"failed\":{failed},\"seconds\":{:.2},\"p50_us\":{},\"p99_us\":{},\"max_us\":{},\"failures\":{{{}}},\"pods\":{{{}}},\"first_failure\":\"{}\"}}",
+        "{{\"requests\":{total},\"failed\":{failed},\"seconds\":{:.2},\"p50_us\":{},\"p99_us\":{},\"max_us\":{},\"failures\":{{{}}},\"pods\":{{{}}},\"first_failures\":[{}]}}",
         took.as_secs_f64(),
         at(0.5),
         at(0.99),
         at(1.0),
         pairs(tally.failures.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect()),
         pairs(tally.answered_by.clone().into_iter().collect()),
-        tally.first_failure.unwrap_or_default(),
+        tally.first_failures.iter().map(|detail| format!("\"{detail}\"")).collect::<Vec<_>>().join(","),
     );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

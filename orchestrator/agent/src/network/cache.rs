@@ -111,6 +111,11 @@ impl Cache {
         Some(self.pods.get(&ObjectKey::new(namespace, name))?.pod.uid.to_string())
     }
 
+    /// Whether a Service may lead to an address.
+    pub(super) fn is_backend(&self, address: IpAddr) -> bool {
+        self.backends.contains_key(&address)
+    }
+
     /// Whether a node is known.
     pub(super) fn has_node(&self, name: &str) -> bool {
         self.nodes.contains_key(&ObjectKey::new("", name))

@@ -62,6 +62,7 @@ impl Manager {
             }
         }
         self.records = self.list().await;
+        self.release_vanished().await;
         loop {
             tokio::select! {
                 change = changes.recv() => match change {
@@ -138,6 +139,28 @@ impl Manager {
                     tokio::time::sleep(RELIST_RETRY).await;
                 }
             }
+        }
+    }
+
+    /// Before any pod is begun: addresses and devices of sandboxes that the runtime lost while no agent was there.
+    async fn release_vanished(&self) {
+        let instances = self.records.values().flat_map(|record| &record.instances);
+        let sandboxes: HashSet<String> = instances.map(|instance| instance.id.clone()).collect();
+        let network = self.shared.network.clone();
+        let released = tokio::task::spawn_blocking(move || network.reconcile(&sandboxes)).await;
+        match released {
+            Ok(Ok(0)) => {}
+            Ok(Ok(count)) => {
+                tracing::info!(count, "released what sandboxes held that are gone from the runtime")
+            }
+            Ok(Err(error)) => {
+                self.shared.metrics.failures.with_label_values(&["reconcile-network"]).inc();
+                tracing::error!(
+                    error,
+                    "addresses of vanished sandboxes stay taken until the agent starts again"
+                );
+            }
+            Err(error) => tracing::error!(%error, "releasing what vanished sandboxes held panicked"),
         }
     }
 

@@ -22,11 +22,6 @@ use crate::runtime::{ImageRecord, PodInstance, RuntimeError};
 use crate::slots::Urgency;
 use crate::volumes::Prepared;
 
-/// Longest wait for the cluster to stop sending a pod new connections: a node that lags more than this is about to be
-/// declared dead.
-const GATE_MAX: Duration = Duration::from_secs(5);
-/// After the last kernel has let go: SYNs that were in flight then have arrived.
-const SYN_SETTLE: Duration = Duration::from_millis(20);
 /// What a container gets after its preStop hook used up the grace: Kubernetes' number.
 const AFTER_HOOK_MIN: Duration = Duration::from_secs(2);
 
@@ -91,6 +86,8 @@ pub struct StopPlan {
     pub deadline: Instant,
     /// Revision to wait for before SIGTERM; zero for none.
     pub revision: u64,
+    /// Addresses under which Services lead to the pod.
+    pub ips: Vec<IpAddr>,
     /// Where its hook is aimed.
     pub target: Target,
 }
@@ -280,7 +277,7 @@ impl Steps {
     /// Ends a run within its grace: the hook, and the wait for the cluster to let go, go before SIGTERM.
     pub async fn stop_container(&self, plan: &StopPlan) {
         let name = plan.target.container.name.as_str();
-        let ((), hook) = futures::join!(self.pass_gate(plan), self.pre_stop(plan));
+        let ((), hook) = futures::join!(self.traffic_moved(plan), self.pre_stop(plan));
         let left = plan.deadline.saturating_duration_since(Instant::now());
         let left = if hook { left.max(AFTER_HOOK_MIN) } else { left };
         // CRI counts whole seconds, and zero means SIGKILL at once.
@@ -295,21 +292,6 @@ impl Steps {
             retry = pause(retry).await;
         }
         self.timeline.record("stopped", name, began, "");
-    }
-
-    async fn pass_gate(&self, plan: &StopPlan) {
-        if plan.revision == 0 {
-            return;
-        }
-        let began = Instant::now();
-        let left = plan.deadline.saturating_duration_since(began).min(GATE_MAX);
-        let passed = tokio::time::timeout(left, async {
-            self.shared.gate.passed(plan.revision).await;
-            tokio::time::sleep(SYN_SETTLE).await;
-        });
-        let note = if passed.await.is_ok() { "" } else { "gave up waiting for the slowest node" };
-        self.shared.metrics.gate_seconds.observe(began.elapsed().as_secs_f64());
-        self.timeline.record("traffic-moved", &plan.target.container.name, began, note);
     }
 
     /// True when there was a hook to run.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::reporter::Reporter;
 use super::settings::PodSettings;
 use super::timeline::Timelines;
+use super::traffic::PodNetwork;
 use super::worker::Input;
 use crate::cluster::{Cluster, StopGate};
 use crate::metrics::Metrics;
@@ -31,6 +32,8 @@ pub struct Shared {
     pub cluster: Arc<dyn Cluster>,
     /// Holds SIGTERM back until traffic has moved.
     pub gate: Arc<dyn StopGate>,
+    /// The pods' network.
+    pub network: Arc<dyn PodNetwork>,
     /// Makes volumes.
     pub volumes: Volumes,
     /// What all pods have in common.
@@ -59,6 +62,7 @@ impl Shared {
         runtime: Arc<dyn PodRuntime>,
         cluster: Arc<dyn Cluster>,
         gate: Arc<dyn StopGate>,
+        network: Arc<dyn PodNetwork>,
         settings: PodSettings,
         metrics: Metrics,
     ) -> Self {
@@ -74,6 +78,7 @@ impl Shared {
             runtime,
             cluster,
             gate,
+            network,
             settings,
             metrics,
         }

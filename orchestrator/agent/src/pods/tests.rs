@@ -1,9 +1,14 @@
 //! Whole lives of pods over the fake runtime and the fake cluster.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dataplane::Arrivals;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -13,6 +18,7 @@ use super::manager::{Manager, PodChange};
 use super::settings::PodSettings;
 use super::shared::Shared;
 use super::state::RestartLimits;
+use super::traffic::PodNetwork;
 use crate::cgroups::Cgroups;
 use crate::cluster::StopGate;
 use crate::cluster::fake::FakeCluster;
@@ -31,10 +37,44 @@ impl StopGate for Gate {
     }
 }
 
+/// A network in which tests say what there is.
+struct Network {
+    /// Whether Services lead to the pods.
+    backend: AtomicBool,
+    begun: AtomicUsize,
+    unanswered: AtomicUsize,
+    /// What the runtime had when it was asked first.
+    reconciled: Mutex<Option<HashSet<String>>>,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network { backend: true.into(), begun: 7.into(), unanswered: 0.into(), reconciled: Mutex::default() }
+    }
+}
+
+impl PodNetwork for Network {
+    fn is_backend(&self, addresses: &[IpAddr]) -> bool {
+        assert!(!addresses.is_empty(), "a running pod has an address");
+        self.backend.load(Ordering::SeqCst)
+    }
+
+    fn arrivals(&self, _addresses: &[IpAddr]) -> Result<Arrivals, String> {
+        let begun = self.begun.load(Ordering::SeqCst);
+        Ok(Arrivals { begun, unanswered: self.unanswered.load(Ordering::SeqCst) })
+    }
+
+    fn reconcile(&self, sandboxes: &HashSet<String>) -> Result<usize, String> {
+        *self.reconciled.lock() = Some(sandboxes.clone());
+        Ok(0)
+    }
+}
+
 struct Node {
     runtime: FakeRuntime,
     cluster: Arc<FakeCluster>,
     applied: watch::Sender<u64>,
+    network: Arc<Network>,
     shared: Arc<Shared>,
     changes: mpsc::Sender<PodChange>,
     manager: JoinHandle<()>,
@@ -67,16 +107,18 @@ impl Node {
             restart_limits: RestartLimits { first: Duration::from_millis(200), ..RestartLimits::default() },
         };
         let metrics = Metrics::unregistered().expect("metrics");
+        let network = Arc::new(Network::default());
         let shared = Arc::new(Shared::new(
             Arc::new(runtime.clone()),
             cluster.clone(),
             Arc::new(Gate(receiver)),
+            network.clone(),
             settings,
             metrics,
         ));
         let (changes, receiver) = mpsc::channel(16);
         let manager = tokio::spawn(Manager::new(shared.clone()).run(receiver));
-        Node { runtime, cluster, applied, shared, changes, manager, directory }
+        Node { runtime, cluster, applied, network, shared, changes, manager, directory }
     }
 
     /// The agent ends and starts again; runtime, cluster and disk stay.
@@ -175,6 +217,70 @@ async fn sigterm_waits_for_the_cluster_to_let_go() {
     node.cluster.wait_deleted("u1", 5).await;
     let stop = node.runtime.calls().into_iter().find(|call| call.starts_with("stop container"));
     assert!(stop.as_deref().is_some_and(|call| call.ends_with(" 30")), "{stop:?}");
+}
+
+#[tokio::test]
+async fn sigterm_waits_until_nothing_comes_and_all_is_answered() {
+    let node = Node::new();
+    node.network.unanswered.store(1, Ordering::SeqCst);
+    let pod = pod(app(json!({})));
+    node.apply(&pod).await;
+    node.status(ready).await;
+    node.apply(&deleted(&pod, 30)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(node.runtime.running("app").is_some(), "stopped before a client had its answer");
+    node.network.begun.store(8, Ordering::SeqCst);
+    node.network.unanswered.store(0, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(node.runtime.running("app").is_some(), "stopped while connections arrived");
+    node.cluster.wait_deleted("u1", 5).await;
+    assert_eq!(node.shared.metrics.gate_overruns.with_label_values(&["answers"]).get(), 0);
+}
+
+#[tokio::test]
+async fn a_gate_that_stays_shut_is_given_up_and_counted() {
+    let node = Node::new();
+    node.applied.send(8).expect("heard");
+    let pod = pod(app(json!({})));
+    node.apply(&pod).await;
+    node.status(ready).await;
+    node.apply(&deleted(&pod, 1)).await;
+    node.cluster.wait_deleted("u1", 5).await;
+    assert_eq!(node.shared.metrics.gate_overruns.with_label_values(&["nodes"]).get(), 1);
+}
+
+#[tokio::test]
+async fn a_pod_of_no_service_is_stopped_at_once() {
+    let node = Node::new();
+    node.applied.send(8).expect("heard");
+    node.network.backend.store(false, Ordering::SeqCst);
+    let pod = pod(app(json!({})));
+    node.apply(&pod).await;
+    node.status(ready).await;
+    let began = std::time::Instant::now();
+    node.apply(&deleted(&pod, 30)).await;
+    node.cluster.wait_deleted("u1", 5).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(node.shared.metrics.gate_seconds.get_sample_count(), 0);
+}
+
+#[tokio::test]
+async fn a_restarted_agent_tells_the_network_what_the_runtime_has() {
+    let node = Node::new();
+    node.apply(&pod(app(json!({})))).await;
+    node.status(ready).await;
+    assert_eq!(node.network.reconciled.lock().take(), Some(HashSet::new()), "before the first pod began");
+    let node = node.restart().await;
+    let told = async {
+        loop {
+            if let Some(sandboxes) = node.network.reconciled.lock().take() {
+                return sandboxes;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(5), told).await.expect("the runtime was listed");
+    assert_eq!(told, ["pod-0001".to_owned()].into());
 }
 
 #[tokio::test]

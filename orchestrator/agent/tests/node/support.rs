@@ -17,6 +17,7 @@ use agent::pods::manager::{Manager, PodChange};
 use agent::pods::settings::PodSettings;
 use agent::pods::shared::Shared;
 use agent::pods::state::RestartLimits;
+use agent::pods::traffic::NoNetwork;
 use agent::runtime::PodRuntime;
 use agent::runtime::containerd::Containerd;
 use agent::volumes::NodeFacts;
@@ -221,6 +222,7 @@ fn start_manager(
         Arc::new(runtime.clone()),
         cluster.clone(),
         Arc::new(OpenGate),
+        Arc::new(NoNetwork),
         settings,
         metrics,
     ));

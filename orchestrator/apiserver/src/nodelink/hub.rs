@@ -1,22 +1,34 @@
 //! What all nodes say: who is alive, and which revision every kernel holds.
 //!
 //! A link that falls silent means a dead node: its kernel would have closed the connection of an agent that died. A link
-//! that closes means an agent that restarts, while the node's kernel goes on forwarding; it gets longer to come back.
+//! that closes means an agent that restarts, while the node's kernel goes on forwarding, or a node that goes down: the
+//! kernel is asked ([`pulse`]), and while it answers the agent has longer to come back.
+//!
+//! Whether a node is alive decides about endpoints and pods; which nodes must have acknowledged a revision is another
+//! question: all that are Ready, for what cannot be heard may still send.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::ResourceCache;
 
+mod facts;
+mod pulse;
+
+use facts::Facts;
+
 /// A node that has not been heard for this long is lost: four heartbeats.
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
-/// An agent that closed its link may come back within this time: a restart with its caches takes about two seconds.
+/// An agent that closed its link may come back within this time, as long as its kernel answers: a restart with its caches takes
+/// about two seconds.
 const RESTART_MAX: Duration = Duration::from_secs(5);
 /// After a start, agents need this long to find the server again; until then no minimum is known.
 const GATHERING: Duration = Duration::from_secs(2);
@@ -59,8 +71,14 @@ struct Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Linked,
-    /// The agent closed its link then.
-    Closed(Instant),
+    /// The agent closed its link.
+    Closed {
+        since: Instant,
+        /// When the node's kernel gave its last sign of life; the closing was one.
+        pulse: Instant,
+        /// It is being asked for more.
+        asked: bool,
+    },
     Lost,
 }
 
@@ -71,10 +89,6 @@ pub struct Link {
     id: u64,
     silent: bool,
 }
-
-/// Which nodes are Ready, read again only when their objects change.
-#[derive(Default)]
-struct Readiness(HashMap<String, (u64, bool)>);
 
 // === impl Hub ===
 
@@ -133,52 +147,84 @@ impl Hub {
 
     /// Keeps liveness and minimum up to date until `stop`. `nodes` are the Node objects.
     pub async fn run(self: Arc<Self>, nodes: Option<Arc<ResourceCache>>, stop: CancellationToken) {
-        let mut readiness = Readiness::default();
+        let mut facts = Facts::new(nodes);
+        let mut pulses = JoinSet::new();
         loop {
-            let next = self.update(nodes.as_deref(), &mut readiness);
+            let (next, ask) = self.update(&mut facts);
+            for (node, link, address) in ask {
+                pulses.spawn(pulse::watch(self.clone(), node, link, address));
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.changed.notified() => tokio::time::sleep(COALESCE).await,
+                Some(_) = pulses.join_next() => {}
                 () = tokio::time::sleep_until(next) => {}
             }
         }
     }
 
-    /// Works out the present state; returns when it may change by itself.
-    fn update(&self, objects: Option<&ResourceCache>, readiness: &mut Readiness) -> Instant {
+    /// The kernel of a node whose agent closed this link has given a sign of life; whether more are wanted.
+    fn pulse(&self, node: &str, link: u64) -> bool {
+        self.if_closed(node, link, |pulse| *pulse = Instant::now())
+    }
+
+    /// Whether the node's agent has closed this link, and neither came back nor was given up.
+    fn is_closed(&self, node: &str, link: u64) -> bool {
+        self.if_closed(node, link, |_| ())
+    }
+
+    fn if_closed(&self, node: &str, link: u64, with: impl FnOnce(&mut Instant)) -> bool {
+        let mut nodes = self.nodes.lock();
+        let Some(node) = nodes.get_mut(node).filter(|node| node.link == link) else { return false };
+        let State::Closed { pulse, .. } = &mut node.state else { return false };
+        with(pulse);
+        true
+    }
+
+    /// Works out the present state; returns when it may change by itself, and the nodes whose kernels are to be asked.
+    fn update(&self, facts: &mut Facts) -> (Instant, Vec<(String, u64, SocketAddr)>) {
         let now = Instant::now();
         // Readiness changes without a word from the node; its object is looked at again at least this often.
         let mut next = now + SILENCE_MAX;
+        let mut ask = Vec::new();
         let mut own = Peer::default();
+        let others = self.others.lock();
+        let elsewhere = |name: &str| others.values().any(|peer| peer.nodes.get(name) == Some(&true));
         let mut nodes = self.nodes.lock();
         nodes.retain(|name, node| {
-            if let State::Closed(since) = node.state {
-                let end = since + RESTART_MAX;
+            if let State::Closed { since, pulse, asked } = &mut node.state {
+                let end = (*since + RESTART_MAX).min(*pulse + SILENCE_MAX);
                 if end <= now {
                     node.state = State::Lost;
                 } else {
                     next = next.min(end);
+                    if let Some(address) = facts.address(name).filter(|_| !std::mem::replace(asked, true)) {
+                        ask.push((name.clone(), node.link, address));
+                    }
                 }
             }
-            let exists = objects.is_none_or(|objects| objects.get(name).is_some());
             let alive = node.state != State::Lost;
-            if alive && readiness.of(objects, name) {
+            // One that is not heard counts until its object says that it is not Ready: it may still send. If it has gone
+            // over to another server, that one knows better.
+            if facts.is_ready(name).unwrap_or(alive) && (alive || !elsewhere(name)) {
                 own.minimum = Some(own.minimum.unwrap_or(u64::MAX).min(node.applied));
             }
             // A lost node is remembered as long as there is an object that somebody may ask about.
-            if alive || exists {
+            let stays = alive || facts.exists(name);
+            if stays {
                 own.nodes.insert(name.clone(), alive);
             }
-            alive || exists
+            stays
         });
         drop(nodes);
         let (mut all, mut minimum) = (own.nodes.clone(), own.minimum);
-        for peer in self.others.lock().values() {
+        for peer in others.values() {
             minimum = [minimum, peer.minimum].into_iter().flatten().min();
             for (node, alive) in &peer.nodes {
                 *all.entry(node.clone()).or_default() |= alive;
             }
         }
+        drop(others);
         let gathered = self.started + GATHERING;
         let minimum = if now < gathered { 0 } else { minimum.unwrap_or(0) };
         if now < gathered {
@@ -188,6 +234,7 @@ impl Hub {
         self.liveness.send_if_modified(|before| {
             let changed = **before != all;
             if changed {
+                tell(before, &all);
                 *before = Arc::new(all);
             }
             changed
@@ -197,7 +244,17 @@ impl Hub {
             *before = own;
             changed
         });
-        next
+        (next, ask)
+    }
+}
+
+/// Logs who was lost and who came back.
+fn tell(before: &Liveness, now: &Liveness) {
+    for (node, alive) in now.iter().filter(|(node, alive)| before.get(*node) != Some(*alive)) {
+        match alive {
+            true => tracing::info!(node, "the node is heard of"),
+            false => tracing::warn!(node, "the node is not heard of any more: its endpoints leave"),
+        }
     }
 }
 
@@ -230,35 +287,13 @@ impl Drop for Link {
     fn drop(&mut self) {
         let mut nodes = self.hub.nodes.lock();
         if let Some(node) = nodes.get_mut(&self.node).filter(|node| node.link == self.id) {
-            node.state = if self.silent { State::Lost } else { State::Closed(Instant::now()) };
+            let now = Instant::now();
+            let closed = State::Closed { since: now, pulse: now, asked: false };
+            node.state = if self.silent { State::Lost } else { closed };
         }
         drop(nodes);
         self.hub.changed.notify_one();
     }
-}
-
-// === impl Readiness ===
-
-impl Readiness {
-    /// Whether a node's object says that it is Ready. Without objects, whoever is linked counts.
-    fn of(&mut self, objects: Option<&ResourceCache>, name: &str) -> bool {
-        let Some(objects) = objects else { return true };
-        let Some(entry) = objects.get(name) else { return false };
-        match self.0.get(name) {
-            Some((revision, ready)) if *revision == entry.revision() => *ready,
-            _ => {
-                let ready = is_ready(entry.value());
-                self.0.insert(name.to_owned(), (entry.revision(), ready));
-                ready
-            }
-        }
-    }
-}
-
-fn is_ready(node: &[u8]) -> bool {
-    let Ok(node) = serde_json::from_slice::<serde_json::Value>(node) else { return false };
-    let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 #[cfg(test)]
@@ -286,12 +321,38 @@ mod tests {
         assert_eq!(*minimum.borrow(), 5);
 
         drop(a);
-        settle().await;
+        tokio::time::sleep(SILENCE_MAX / 2).await;
         assert_eq!(liveness.borrow().get("a"), Some(&true), "an agent may restart");
-        tokio::time::sleep(RESTART_MAX).await;
+        assert_eq!(*minimum.borrow(), 5);
+        tokio::time::sleep(SILENCE_MAX / 2).await;
         settle().await;
-        assert_eq!(liveness.borrow().get("a"), Some(&false));
+        assert!(
+            !liveness.borrow().contains_key("a"),
+            "its kernel gave no sign of life, and there is no object"
+        );
         assert_eq!(*minimum.borrow(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_may_be_away_while_its_kernel_answers_but_not_for_ever() {
+        let hub = Hub::new();
+        tokio::spawn(hub.clone().run(None, CancellationToken::new()));
+        let liveness = hub.liveness();
+        let link = hub.join("a");
+        let id = link.id;
+        assert!(!hub.pulse("a", id), "nobody asks while the agent speaks");
+        drop(link);
+        let closed = Instant::now();
+        while hub.pulse("a", id) {
+            settle().await;
+            tokio::time::sleep(SILENCE_MAX / 4).await;
+        }
+        assert_eq!(closed.elapsed().as_secs(), RESTART_MAX.as_secs());
+        assert!(!liveness.borrow().contains_key("a"));
+        let again = hub.join("a");
+        settle().await;
+        assert_eq!(liveness.borrow().get("a"), Some(&true));
+        assert!(!hub.pulse("a", again.id));
     }
 
     #[tokio::test(start_paused = true)]

@@ -60,9 +60,13 @@ fn a_successor_finds_its_pods_and_writes_nothing() {
     assert_ne!(db.address, web.address);
     assert!(db.namespace.ask(&web.at(8080)).is_ok());
 
-    rig.nodes[0].dataplane().reconcile(&Default::default()).unwrap();
-    assert!(web.cni("CHECK").is_err(), "the runtime knows none of them: all are released");
-    assert!(rig.nodes[0].dataplane().endpoints().borrow().is_empty());
+    let dataplane = rig.nodes[0].dataplane();
+    assert_eq!(dataplane.reconcile(&Default::default()).unwrap(), 1);
+    assert!(web.cni("CHECK").is_err(), "the runtime does not know it: its address and device are released");
+    db.cni("CHECK").expect("the runtime lists a sandbox only once it has its network");
+    let left: Vec<_> = dataplane.endpoints().borrow().iter().map(|pod| pod.name.clone()).collect();
+    assert_eq!(left, ["db".into()]);
+    assert_eq!(dataplane.reconcile(&Default::default()).unwrap(), 0);
 }
 
 #[test]

@@ -493,4 +493,6 @@ impl PodDirectory for Directory {
         self.sync();
         Ok(())
     }
+
+    fn wired(&self, _: &LocalEndpoint, _: Duration, _: Duration) {}
 }

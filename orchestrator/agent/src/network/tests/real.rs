@@ -18,6 +18,11 @@ use observe::{Flow, Kind, Line, Query};
 use serde_json::{Value, json};
 use telemetry::{Registry, health::Health};
 
+use crate::{
+    metrics::Metrics,
+    pods::timeline::{Timeline, Timelines},
+};
+
 use super::{
     super::{Config, Network, start},
     fakes::{Api, NODES, PODS, POLICIES, node, pod},
@@ -124,6 +129,11 @@ fn run(command: &str) {
     assert!(status.success(), "{command}: {status}");
 }
 
+async fn ready(network: &Network) {
+    let mut obstacle = network.obstacle();
+    tokio::time::timeout(PATIENCE, obstacle.wait_for(Option::is_none)).await.expect("ready").unwrap();
+}
+
 async fn acknowledged(network: &Network, revision: u64) {
     let mut applied = network.applied_revision();
     let waiting = applied.wait_for(|applied| *applied >= revision);
@@ -171,9 +181,11 @@ async fn policy_decides() {
     api.put(NODES, node("one", 1, "10.244.0.0/24"));
     let (health, registry) = (Health::new(), Registry::new());
     let config = Config { node: "one".into(), dataplane: place.config.clone() };
-    let network = start(config, api.client(), &health, &registry).await.unwrap();
-    let mut obstacle = network.obstacle();
-    tokio::time::timeout(PATIENCE, obstacle.wait_for(Option::is_none)).await.expect("ready").unwrap();
+    let timelines = Timelines::default();
+    let stages = Timeline::begin(Metrics::unregistered().unwrap());
+    timelines.insert("shop", "web", stages.clone());
+    let network = start(config, api.client(), &health, &registry, timelines).await.unwrap();
+    ready(&network).await;
     assert!(health.readiness().passed(), "{}", health.readiness().verbose());
 
     api.put(
@@ -193,24 +205,30 @@ async fn policy_decides() {
         sandboxes.push(sandbox);
     }
     let (web, db) = (&sandboxes[0], &sandboxes[1]);
+    let stages = stages.view().stages;
+    assert_eq!(stages.len(), 1, "{stages:?}");
+    assert_eq!((&*stages[0].stage, &*stages[0].container), ("address", ""));
     let to = SocketAddr::new(db.address, 5432);
     let _listener = db.inside(|| TcpListener::bind(to).unwrap());
     let follow = Query { follow: true, last: Some(1000), ..Query::default() };
     let mut lines = Box::pin(network.flows().read(follow));
 
     assert!(!web.reaches(to, SILENCE), "only api may");
-    let drop = next_flow(&mut lines, Kind::Dropped).await;
+    let dropped = next_flow(&mut lines, Kind::Dropped).await;
     assert_eq!(
-        (drop.reason.as_deref(), drop.direction.as_ref()),
+        (dropped.reason.as_deref(), dropped.direction.as_ref()),
         (Some("PolicyIngress"), "ingress"),
-        "{drop:?}"
+        "{dropped:?}"
     );
     assert_eq!(
-        (drop.to.pod.as_deref(), &*drop.policies),
+        (dropped.to.pod.as_deref(), &*dropped.policies),
         (Some(db.name), &["shop/db".into()][..]),
-        "{drop:?}"
+        "{dropped:?}"
     );
-    assert!(drop.source.as_deref().is_some_and(|source| source.starts_with("datapath/src/")), "{drop:?}");
+    assert!(
+        dropped.source.as_deref().is_some_and(|source| source.starts_with("datapath/src/")),
+        "{dropped:?}"
+    );
 
     api.delete(POLICIES, "db");
     let deadline = Instant::now() + PATIENCE;
@@ -222,8 +240,16 @@ async fn policy_decides() {
     let new = next_flow(&mut lines, Kind::New).await;
     assert_eq!((new.to.pod.as_deref(), new.policies.len()), (Some("db"), 0), "{new:?}");
 
-    // A runtime that knows neither sandbox: their addresses and devices go.
-    network.reconcile(&Default::default()).unwrap();
-    assert!(network.dataplane().endpoints().borrow().is_empty());
     assert!(registry.render().contains("network_programming_duration_seconds_count"));
+
+    // The next agent, over a runtime that has lost the one sandbox: its address and device go.
+    drop(lines);
+    drop(network);
+    let config = Config { node: "one".into(), dataplane: place.config.clone() };
+    let (health, registry) = (Health::new(), Registry::new());
+    let network = start(config, api.client(), &health, &registry, Timelines::default()).await.unwrap();
+    ready(&network).await;
+    assert_eq!(network.reconcile(&["sandbox-web".to_owned()].into()).unwrap(), 1);
+    let left: Vec<_> = network.dataplane().endpoints().borrow().iter().map(|pod| pod.name.clone()).collect();
+    assert_eq!(left, ["web".into()]);
 }

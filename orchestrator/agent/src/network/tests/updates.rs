@@ -11,6 +11,8 @@ use observe::{Names, Owner};
 use serde_json::json;
 use telemetry::Registry;
 
+use crate::pods::timeline::Timelines;
+
 use super::{
     super::{Updates, compiler::Metrics, directory::Directory, state::State},
     fakes::{Api, FakeKernel, NODES, PODS, POLICIES, SERVICES, SLICES, endpoint, node, pod},
@@ -163,7 +165,8 @@ async fn cni_waits_until_the_policy_is_in_the_kernel() {
     );
     let updates = start(&api, &kernel);
     unhindered(&updates.state).await;
-    let directory = Arc::new(Directory(Arc::clone(&updates.state)));
+    let directory =
+        Arc::new(Directory { state: Arc::clone(&updates.state), timelines: Timelines::default() });
     let web = endpoint("web", "10.244.0.5", 9);
     kernel.endpoints.send_replace(Arc::from([Arc::clone(&web)]));
     let soon = Instant::now() + Duration::from_millis(100);

@@ -127,8 +127,9 @@ impl Worker {
 
     pub(super) fn stop(&mut self, index: usize, id: String, deadline: Instant, revision: u64) {
         let Some(spec) = self.spec(&self.state.containers[index].name).cloned() else { return };
-        let plan = StopPlan { target: self.target(spec, &id), id, deadline, revision };
         let (steps, sender) = (self.steps(), self.sender.clone());
+        let ips = steps.addresses(&self.state.ips).to_vec();
+        let plan = StopPlan { target: self.target(spec, &id), ips, id, deadline, revision };
         self.tasks.spawn(async move {
             steps.stop_container(&plan).await;
             // The event of the end is usually here already; this settles it also if it was missed.
