@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod command;
 pub mod containerd;
 pub mod etcd;
+pub mod figures;
 pub mod image;
 pub mod journal;
 pub mod keeper;

@@ -67,11 +67,8 @@ enum Job {
     },
     /// Set up, tidy, and run all tests, as CI does.
     Test(suites::Test),
-    /// Measure this machine: release build, medians.
-    Bench {
-        /// What: `api`, `pods` or `net`.
-        what: String,
-    },
+    /// Measure this machine: release build, medians; the figures are kept in target/bench/figures.json.
+    Bench(bench::Bench),
     /// Formatting, lints of both targets, crate rules, licences.
     Tidy,
     /// Derive the table of facts in orchestrator/api/schema from the published definitions.
@@ -103,7 +100,7 @@ fn run(job: Job) -> Result<ExitCode> {
         Job::Kubectl { arguments } => return cluster::kubectl(&arguments),
         Job::Bowsprit { arguments } => return cluster::bowsprit(&arguments),
         Job::Test(test) => test.run()?,
-        Job::Bench { what } => bench::run(&what)?,
+        Job::Bench(bench) => bench.run()?,
         Job::Tidy => tidy::run()?,
         Job::Schema => schema::run()?,
     }

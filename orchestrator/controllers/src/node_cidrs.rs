@@ -34,7 +34,7 @@ pub async fn run(ctx: Context, cluster: Vec<IpNet>) {
                 return Ok(Next::Done);
             }
             let mut taken: HashSet<IpNet> =
-                store.all().iter().filter_map(|node| node.spec.pod_cidr.parse().ok()).collect();
+                store.all().iter().filter_map(|node| range(&node.spec.pod_cidr)).collect();
             {
                 // Once a node shows a range, the cache is what counts: the range is free again when the node goes.
                 let mut handed_out = handed_out.lock();
@@ -90,14 +90,24 @@ fn join(ranges: &[IpNet]) -> String {
     ranges.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// A range as it is compared: without bits beyond its prefix.
+fn range(text: &str) -> Option<IpNet> {
+    text.parse().ok().map(|range: IpNet| range.trunc())
+}
+
 /// The first range of a node's size that overlaps none that is taken.
 fn first_free(whole: IpNet, taken: &HashSet<IpNet>) -> Option<IpNet> {
     let prefix = match whole.addr() {
         IpAddr::V4(_) => NODE_PREFIX_V4,
         IpAddr::V6(_) => NODE_PREFIX_V6,
     };
-    let overlaps = |range: &IpNet| taken.iter().any(|own| own.contains(range) || range.contains(own));
-    whole.subnets(prefix.max(whole.prefix_len())).ok()?.find(|range| !overlaps(range))
+    let prefix = prefix.max(whole.prefix_len());
+    // Nearly all have this size, and then a range is taken or it is not; others are compared one by one.
+    let others: Vec<&IpNet> = taken.iter().filter(|own| own.prefix_len() != prefix).collect();
+    let overlaps = |range: &IpNet| {
+        taken.contains(range) || others.iter().any(|own| own.contains(range) || range.contains(*own))
+    };
+    whole.subnets(prefix).ok()?.find(|range| !overlaps(range))
 }
 
 #[cfg(test)]

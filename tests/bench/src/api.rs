@@ -1,15 +1,15 @@
-//! The API server alone, with the embedded store on this disk: ConfigMaps of 1 KB, as `targets.md` of the design measured
+//! The API server with the embedded store on this disk: ConfigMaps of 1 KB, as `targets.md` of the design measured
 //! others. The load generator shares the two cores with the server.
 
 use crate::connection::{Access, Connection};
-use crate::figures::{cpu_time, median, ms, quantile};
+use crate::server::Server;
 use anyhow::{Context, Result};
 use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Bytes;
-use std::net::TcpListener;
+use rig::figures::Bar::{AtLeast, AtMost};
+use rig::figures::{Figures, cpu_time, median, ms, quantile};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,99 +22,30 @@ const RUNS: usize = 3;
 const WATCHERS: usize = 500;
 /// Events that are timed with all watchers.
 const FAN_OUTS: usize = 100;
+/// Creates with one client and no watcher: what fan-out is compared to.
+const CREATES_UNWATCHED: u64 = 500;
 const MANY: u64 = 50_000;
-const START: Duration = Duration::from_secs(20);
+/// Memory is given back by a timer of the server after bulk deletes.
+const GIVE_BACK: Duration = Duration::from_secs(10);
 
-struct Server {
-    child: Child,
-    directory: tempfile::TempDir,
-    access: Access,
-    /// From the start of the process to the first answer of `/readyz`.
-    start: Duration,
-}
+/// Verb, clients, requests per second that are the bar.
+const RATES: &[(Verb, u64, Option<f64>)] = &[
+    (Verb::Create, 1, Some(1.5 * 1361.0)),
+    (Verb::Create, 16, Some(4.0 * 2174.0)),
+    (Verb::Create, 64, Some(6.0 * 1747.0)),
+    (Verb::Update, 16, Some(4.0 * 2236.0)),
+    (Verb::Get, 1, None),
+    (Verb::Get, 16, Some(6.0 * 5157.0)),
+    (Verb::Get, 64, None),
+];
+/// Milliseconds: the 99th percentile of writes.
+const WRITE_P99: f64 = 10.0;
 
-impl Server {
-    async fn begin(binary: &Path) -> Result<Self> {
-        let directory = tempfile::tempdir_in(binary.parent().context("a binary lies in a directory")?)?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let path = |name: &str| directory.path().join(name).display().to_string();
-        let kubeconfig = directory.path().join("admin.kubeconfig");
-        let log = std::fs::File::create(directory.path().join("log"))?;
-        let began = Instant::now();
-        let child = Command::new(binary)
-            .args([
-                "server",
-                "--bind-address",
-                "127.0.0.1",
-                "--advertise-address",
-                "127.0.0.1",
-                "--log",
-                "warn",
-            ])
-            .args([
-                "--secure-port",
-                &port.to_string(),
-                "--data-dir",
-                &path("data"),
-                "--run-dir",
-                &path("run"),
-            ])
-            .args([
-                "--kubeconfig-out",
-                &path("admin.kubeconfig"),
-                "--kubeconfig-server",
-                &format!("https://127.0.0.1:{port}"),
-            ])
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
-        let mut server = Self {
-            child,
-            access: wait_for_access(&kubeconfig, began).await?,
-            directory,
-            start: Duration::ZERO,
-        };
-        loop {
-            if let Ok(mut connection) = server.access.connect().await
-                && connection.ask(Method::GET, "/readyz", Bytes::new()).await.is_ok()
-            {
-                break;
-            }
-            anyhow::ensure!(began.elapsed() < START, "the server does not become ready: {}", server.log());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        server.start = began.elapsed();
-        Ok(server)
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
-    }
-
-    fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap_or(0)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It is our own child and is waited for: nothing can go wrong that would matter to a measurement.
-        let _ended = self.child.kill().and_then(|()| self.child.wait());
-    }
-}
-
-async fn wait_for_access(kubeconfig: &Path, began: Instant) -> Result<Access> {
-    loop {
-        match Access::from_kubeconfig(kubeconfig) {
-            Ok(access) => return Ok(access),
-            Err(error) => {
-                anyhow::ensure!(began.elapsed() < START, "the server writes no kubeconfig: {error:#}")
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Create,
+    Update,
+    Get,
 }
 
 /// `bench api`.
@@ -124,87 +55,109 @@ pub fn run(binaries: &Path) -> Result<()> {
 }
 
 async fn measure(binary: &Path) -> Result<()> {
-    println!("API server, embedded store, {RUNS} runs, medians\n");
+    let mut figures = Figures::begin("api", "the API server over the embedded store, ConfigMaps of 1 KB");
     let mut starts = Vec::new();
     for _ in 0..RUNS {
         starts.push(ms(Server::begin(binary).await?.start));
     }
-    println!("start to ready                       {:>9.0} ms", median(starts));
+    figures.add("start to API ready", "ms", &starts, AtMost(300.0));
     let server = Server::begin(binary).await?;
-    println!("resident, nothing stored             {:>9.1} MiB\n", rig::resident_mib(server.pid()));
-    println!("{:<26}{:>10}{:>10}{:>10}{:>14}", "", "req/s", "p50 ms", "p99 ms", "CPU us/req");
-    for clients in [1, 16, 64] {
-        rate(&server, "create", clients).await?;
+    figures.add("resident, nothing stored", "MiB", &[rig::resident_mib(server.pid())], None);
+    for (verb, clients, bar) in RATES {
+        rate(&server, *verb, *clients, *bar, &mut figures).await?;
     }
-    for clients in [1, 16, 64] {
-        rate(&server, "get", clients).await?;
-    }
-    memory_and_lists(binary).await?;
-    fan_out(binary).await
+    drop(server);
+    memory_and_lists(binary, &mut figures).await?;
+    fan_out(binary, &mut figures).await?;
+    figures.finish()
 }
 
-async fn rate(server: &Server, verb: &'static str, clients: u64) -> Result<()> {
+async fn rate(
+    server: &Server,
+    verb: Verb,
+    clients: u64,
+    bar: Option<f64>,
+    figures: &mut Figures,
+) -> Result<()> {
     let requests = if clients == 1 { REQUESTS_ALONE } else { REQUESTS };
     let (mut rates, mut p50s, mut p99s, mut cpus) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for run in 0..RUNS {
         let before = cpu_time(server.pid());
         let began = Instant::now();
-        let mut samples = match verb {
-            "create" => creates(&server.access, &format!("c{clients}r{run}"), clients, requests).await?,
-            _ => gets(&server.access, clients, requests).await?,
-        };
+        let mut samples = requests_of(verb, &server.access, run, clients, requests).await?;
         let took = began.elapsed();
         let cpu = cpu_time(server.pid()).saturating_sub(before);
-        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-        let count = requests as f64;
-        rates.push(count / took.as_secs_f64());
+        rates.push(float(requests) / took.as_secs_f64());
         p50s.push(ms(quantile(&mut samples, 0.5)));
         p99s.push(ms(quantile(&mut samples, 0.99)));
-        cpus.push(cpu.as_secs_f64() * 1e6 / count);
+        cpus.push(cpu.as_secs_f64() * 1e6 / float(requests));
     }
-    println!(
-        "{:<26}{:>10.0}{:>10.2}{:>10.2}{:>14.0}",
-        format!("{verb}, {clients} clients"),
-        median(rates),
-        median(p50s),
-        median(p99s),
-        median(cpus)
-    );
+    let plural = if clients == 1 { "" } else { "s" };
+    let name = format!("{verb:?}, {clients} client{plural}").to_lowercase();
+    figures.add(&name, "/s", &rates, bar.map(AtLeast));
+    figures.add(&format!("{name}, p50"), "ms", &p50s, None);
+    figures.add(&format!("{name}, p99"), "ms", &p99s, (verb != Verb::Get).then_some(AtMost(WRITE_P99)));
+    figures.add(&format!("{name}, CPU of the server"), "us/request", &cpus, None);
     Ok(())
 }
 
-fn config_map(name: &str) -> Bytes {
-    let value = "x".repeat(1000);
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+fn config_map(name: &str, fill: char) -> Bytes {
+    let value = String::from(fill).repeat(1000);
     Bytes::from(format!(
         r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"k":"{value}"}}}}"#
     ))
 }
 
 const COLLECTION: &str = "/api/v1/namespaces/default/configmaps";
+/// Objects that gets and updates go round: created by the first run with 16 clients.
+const KNOWN: u64 = 1000;
+
+async fn requests_of(
+    verb: Verb,
+    access: &Access,
+    run: usize,
+    clients: u64,
+    total: u64,
+) -> Result<Vec<Duration>> {
+    if verb == Verb::Create {
+        return creates(access, &format!("c{clients}r{run}"), clients, total).await;
+    }
+    // Each run of updates changes what the run before it wrote.
+    let fill = char::from(b'a' + u8::try_from(run)?);
+    each(access, clients, total, move |mut connection, number| async move {
+        let name = format!("c16r0-{}", number % KNOWN);
+        let path = format!("{COLLECTION}/{name}");
+        match verb {
+            Verb::Update => {
+                let fill = if (number / KNOWN).is_multiple_of(2) { fill } else { fill.to_ascii_uppercase() };
+                connection.ask(Method::PUT, &path, config_map(&name, fill)).await?
+            }
+            _ => connection.ask(Method::GET, &path, Bytes::new()).await?,
+        };
+        Ok(connection)
+    })
+    .await
+}
 
 async fn creates(access: &Access, prefix: &str, clients: u64, total: u64) -> Result<Vec<Duration>> {
     let prefix = prefix.to_owned();
     each(access, clients, total, move |mut connection, number| {
         let name = format!("{prefix}-{number}");
         async move {
-            connection.ask(Method::POST, COLLECTION, config_map(&name)).await?;
+            connection.ask(Method::POST, COLLECTION, config_map(&name, 'x')).await?;
             Ok(connection)
         }
     })
     .await
 }
 
-async fn gets(access: &Access, clients: u64, total: u64) -> Result<Vec<Duration>> {
-    each(access, clients, total, |mut connection, number| async move {
-        let path = format!("{COLLECTION}/c16r0-{}", number % 1000);
-        connection.ask(Method::GET, &path, Bytes::new()).await?;
-        Ok(connection)
-    })
-    .await
-}
-
 /// Runs `total` requests over `clients` connections; returns how long each took.
-async fn each<F, R>(access: &Access, clients: u64, total: u64, request: F) -> Result<Vec<Duration>>
+pub async fn each<F, R>(access: &Access, clients: u64, total: u64, request: F) -> Result<Vec<Duration>>
 where
     F: Fn(Connection, u64) -> R + Clone + Send + 'static,
     R: Future<Output = Result<Connection>> + Send,
@@ -233,41 +186,54 @@ where
     Ok(all)
 }
 
-async fn memory_and_lists(binary: &Path) -> Result<()> {
+async fn memory_and_lists(binary: &Path, figures: &mut Figures) -> Result<()> {
     let server = Server::begin(binary).await?;
     let empty = rig::resident_mib(server.pid());
-    println!();
-    let mut stored = 0;
-    for goal in [10_000, MANY] {
+    let mut connection = server.access.connect().await?;
+    let (mut stored, mut bytes) = (0, 0.0);
+    for (goal, bar) in [(10_000, 0.03), (MANY, 0.15)] {
         creates(&server.access, &format!("m{goal}"), 64, goal - stored).await?;
         stored = goal;
-        let mut connection = server.access.connect().await?;
         let mut lists = Vec::new();
-        let mut bytes = 0;
         for _ in 0..5 {
             let began = Instant::now();
-            bytes = connection.ask(Method::GET, COLLECTION, Bytes::new()).await?.len();
+            let list = connection.ask(Method::GET, COLLECTION, Bytes::new()).await?;
             lists.push(began.elapsed().as_secs_f64());
+            bytes = float(list.len() as u64);
         }
-        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-        let megabytes = bytes as f64 / 1e6;
-        println!("list of {goal:>6} ({megabytes:>5.1} MB)          {:>9.3} s", median(lists));
+        figures.add(&format!("list of {goal} ({:.1} MB)", bytes / 1e6), "s", &lists, AtMost(bar));
     }
     let full = rig::resident_mib(server.pid());
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let each = (full - empty) * 1024.0 / MANY as f64;
-    println!("resident with {MANY} ConfigMaps       {full:>9.1} MiB, {each:.2} KiB each");
+    figures.add(&format!("resident with {MANY}"), "MiB", &[full], None);
+    let of_each = (full - empty) * 1024.0 / float(MANY);
+    figures.add("memory of each", "KiB", &[of_each], None);
+    let ratio = (full - empty) * 1024.0 * 1024.0 / bytes;
+    figures.add("memory of each, of its bytes in a list", "x", &[ratio], AtMost(1.6));
+    for (prefix, count) in [("m10000", 10_000), ("m50000", MANY - 10_000)] {
+        each(&server.access, 64, count, move |mut connection, number| async move {
+            let path = format!("{COLLECTION}/{prefix}-{number}");
+            connection.ask(Method::DELETE, &path, Bytes::new()).await?;
+            Ok(connection)
+        })
+        .await?;
+    }
+    tokio::time::sleep(GIVE_BACK).await;
+    let left = rig::resident_mib(server.pid());
+    figures.add("resident after all are deleted", "MiB", &[left], None);
+    figures.add("given back by then", "%", &[100.0 * (full - left) / (full - empty)], None);
     Ok(())
 }
 
-async fn fan_out(binary: &Path) -> Result<()> {
+async fn fan_out(binary: &Path, figures: &mut Figures) -> Result<()> {
     let server = Server::begin(binary).await?;
+    let mut unwatched = creates(&server.access, "alone", 1, CREATES_UNWATCHED).await?;
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let mut watchers = Vec::new();
     for _ in 0..WATCHERS {
         let mut connection = server.access.connect().await?;
         let sender = sender.clone();
-        let answer = connection.send(Method::GET, &format!("{COLLECTION}?watch=true"), Bytes::new()).await?;
+        let path = format!("{COLLECTION}?watch=true&resourceVersion={}", newest(&mut connection).await?);
+        let answer = connection.send(Method::GET, &path, Bytes::new()).await?;
         watchers.push(tokio::spawn(async move {
             let mut body = answer.into_body();
             // Each frame is one event here: they are created one at a time.
@@ -282,14 +248,10 @@ async fn fan_out(binary: &Path) -> Result<()> {
         }));
     }
     let mut connection = server.access.connect().await?;
-    // What the namespace holds already is replayed to every watcher first.
-    tokio::time::timeout(Duration::from_secs(1), async { while receiver.recv().await.is_some() {} })
-        .await
-        .ok();
     let (mut last, mut replies) = (Vec::new(), Vec::new());
     for number in 0..FAN_OUTS {
         let began = Instant::now();
-        connection.ask(Method::POST, COLLECTION, config_map(&format!("fan-{number}"))).await?;
+        connection.ask(Method::POST, COLLECTION, config_map(&format!("fan-{number}"), 'x')).await?;
         replies.push(began.elapsed());
         let mut latest = began;
         for _ in 0..WATCHERS {
@@ -299,14 +261,22 @@ async fn fan_out(binary: &Path) -> Result<()> {
         }
         last.push(latest - began);
     }
-    println!(
-        "{WATCHERS} watchers: create p50 / p99        {:>6.1} / {:.1} ms; last watcher sees it p50 / p99 {:.1} / {:.1} ms",
-        ms(quantile(&mut replies, 0.5)),
-        ms(quantile(&mut replies, 0.99)),
-        ms(quantile(&mut last, 0.5)),
-        ms(quantile(&mut last, 0.99))
-    );
-    println!("resident with {WATCHERS} watchers           {:>9.1} MiB", rig::resident_mib(server.pid()));
+    let all = |samples: &[Duration]| samples.iter().map(|sample| ms(*sample)).collect::<Vec<_>>();
+    let name = format!("create until the last of {WATCHERS} watchers");
+    figures.add(&format!("{name}, p50"), "ms", &all(&last), AtMost(1.0));
+    figures.add(&format!("{name}, p99"), "ms", &[ms(quantile(&mut last, 0.99))], AtMost(4.0));
+    figures.add("create with them, p50", "ms", &all(&replies), None);
+    figures.add("create with them, p99", "ms", &[ms(quantile(&mut replies, 0.99))], None);
+    let slower = median(&all(&replies)) / ms(quantile(&mut unwatched, 0.5));
+    figures.add("create with them, of one without", "x", &[slower], AtMost(1.0));
+    figures.add("resident with them", "MiB", &[rig::resident_mib(server.pid())], None);
     watchers.iter().for_each(tokio::task::JoinHandle::abort);
     Ok(())
+}
+
+/// The store's revision now, so that a watch begins with what happens next.
+async fn newest(connection: &mut Connection) -> Result<String> {
+    let list = connection.ask(Method::GET, &format!("{COLLECTION}?limit=1"), Bytes::new()).await?;
+    let list: serde_json::Value = serde_json::from_slice(&list)?;
+    Ok(list["metadata"]["resourceVersion"].as_str().context("a list has a resourceVersion")?.to_owned())
 }

@@ -10,6 +10,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -85,5 +86,36 @@ impl Connection {
             String::from_utf8_lossy(&body[..body.len().min(300)])
         );
         Ok(body)
+    }
+}
+
+/// The events of a watch, one JSON object each.
+pub struct Watch {
+    body: Incoming,
+    pending: Vec<u8>,
+    /// Dropping it would end the connection.
+    _connection: Connection,
+}
+
+impl Watch {
+    /// Opens a watch on a connection of its own.
+    pub async fn open(access: &Access, path: &str) -> Result<Self> {
+        let mut connection = access.connect().await?;
+        let answer = connection.send(Method::GET, path, Bytes::new()).await?;
+        ensure!(answer.status().is_success(), "{path}: {}", answer.status());
+        Ok(Self { body: answer.into_body(), pending: Vec::new(), _connection: connection })
+    }
+
+    /// Waits for the next event.
+    pub async fn next(&mut self) -> Result<Value> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let event = serde_json::from_slice(&self.pending[..end]);
+                self.pending.drain(..=end);
+                return event.context("a watch sends JSON");
+            }
+            let frame = self.body.frame().await.context("the watch ended")??;
+            self.pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        }
     }
 }

@@ -1,34 +1,36 @@
 //! Paths between two processes, each as a ratio to two namespaces joined by a plain veth pair, in one run on one machine.
 
-use crate::figures::median;
+use crate::cluster::{Ground, PATIENCE, await_nodes};
 use anyhow::{Context, Result};
-use rig::cluster::{self, Cluster, Routing, Spec, Store};
+use rig::cluster::{Cluster, Spec};
 use rig::command::read;
+use rig::figures::Bar::{self, AtLeast};
+use rig::figures::Figures;
 use rig::journal::{self, Journal, Resource, wait_for};
 use rig::namespaces::{in_network, ip};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 const RUNS: usize = 3;
-const KINDS: &[(&str, &str)] = &[("connect", "connections/s"), ("rr", "round trips/s"), ("stream", "Mbit/s")];
+/// What is measured, its unit, and its bar as a ratio to the plain pair.
+const KINDS: &[(&str, &str, f64)] =
+    &[("connect", "connections/s", 0.95), ("rr", "round trips/s", 0.97), ("stream", "Mbit/s", 0.95)];
 const PORT: u16 = 5201;
-const PATIENCE: Duration = Duration::from_secs(120);
 /// The plain pair: documentation addresses (RFC 5737), in namespaces that this bench makes.
 const PLAIN_SERVER: &str = "192.0.2.1";
 const PLAIN_CLIENT: &str = "192.0.2.2";
 
 /// `bench net`.
-pub fn run(binaries: &Path, clusters: &Path) -> Result<()> {
-    std::fs::create_dir_all(clusters)?;
-    let plain = clusters.join("bench-plain.journal");
+pub fn run(ground: &Ground) -> Result<()> {
+    std::fs::create_dir_all(&ground.clusters)?;
+    let plain = ground.clusters.join("bench-plain.journal");
     journal::replay(&plain)?;
-    cluster::down(clusters, "bench")?;
-    let result = measure(binaries, clusters, &plain);
-    let (down, undone) = (cluster::down(clusters, "bench"), journal::replay(&plain));
+    let mut figures = Figures::begin("net", "each path beside two namespaces joined by a plain veth pair");
+    let result = ground.with(2, |spec| measure(spec, &plain, &mut figures));
+    let undone = journal::replay(&plain);
     result?;
-    down?;
-    undone
+    undone?;
+    figures.finish()
 }
 
 /// A path's name and the client's command on it.
@@ -44,21 +46,10 @@ impl Drop for Beside {
     }
 }
 
-fn measure(binaries: &Path, clusters: &Path, plain: &Path) -> Result<()> {
-    let workload = binaries.join("workload").display().to_string();
+fn measure(spec: Spec, plain: &Path, figures: &mut Figures) -> Result<()> {
+    let workload = spec.binaries.join("workload").display().to_string();
     let _server = plain_pair(&workload, plain)?;
-    let cluster = Cluster::up(
-        Spec {
-            name: "bench".to_owned(),
-            nodes: 2,
-            store: Store::Embedded,
-            routing: Routing::Vxlan,
-            binaries: binaries.to_owned(),
-            clusters: clusters.to_owned(),
-            flags: Vec::new(),
-        },
-        &|_| (),
-    )?;
+    let cluster = Cluster::up(spec, &|_| ())?;
     let addresses = deploy(&cluster)?;
     let inside = |address: &str| {
         let mut command = cluster.kubectl(&["exec", "client", "--", "/bin/workload"]);
@@ -77,8 +68,8 @@ fn measure(binaries: &Path, clusters: &Path, plain: &Path) -> Result<()> {
         ("pod through the ClusterIP, one node", Box::new(|| inside(&addresses.near_service))),
         ("pod through the ClusterIP, across", Box::new(|| inside(&addresses.far_service))),
     ];
-    println!("{RUNS} interleaved runs, medians; the ratio is to the plain veth pair\n");
-    for (kind, unit) in KINDS {
+    for (kind, unit, bar) in KINDS {
+        // Interleaved, so that what else the machine does falls on all of them.
         let mut samples = vec![Vec::new(); paths.len()];
         for _ in 0..RUNS {
             for ((name, command), samples) in paths.iter().zip(&mut samples) {
@@ -87,13 +78,21 @@ fn measure(binaries: &Path, clusters: &Path, plain: &Path) -> Result<()> {
                 samples.push(text.trim().parse::<f64>().with_context(|| format!("{kind}, {name}: {text}"))?);
             }
         }
-        let medians: Vec<f64> = samples.into_iter().map(median).collect();
-        for ((name, _), value) in paths.iter().zip(&medians) {
-            println!("{:<38}{value:>10.0} {unit:<15}{:>6.2}", name, value / medians[0]);
+        for ((name, _), of_path) in paths.iter().zip(&samples) {
+            figures.add(&format!("{kind}: {name}"), unit, of_path, None);
         }
-        println!();
+        for ((name, _), of_path) in paths.iter().zip(&samples).skip(1) {
+            let ratios: Vec<f64> =
+                of_path.iter().zip(&samples[0]).map(|(ours, plain)| ours / plain).collect();
+            figures.add(&format!("{kind}: {name}"), "of plain", &ratios, bar_of(name, *bar));
+        }
     }
     Ok(())
+}
+
+/// Across nodes a packet is encapsulated and crosses a bridge, which the plain pair does not: there is no bar for that.
+fn bar_of(path: &str, bar: f64) -> Option<Bar> {
+    (!path.contains("across")).then_some(AtLeast(bar))
 }
 
 fn plain_pair(workload: &str, path: &Path) -> Result<Beside> {
@@ -124,10 +123,7 @@ struct Addresses {
 }
 
 fn deploy(cluster: &Cluster) -> Result<Addresses> {
-    wait_for(PATIENCE, || {
-        cluster.ask(&["get", "nodes", "-o", "name"]).is_ok_and(|names| names.lines().count() == 2)
-    })?;
-    cluster.ask(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"])?;
+    await_nodes(cluster)?;
     let pod = |name: &str, node: &str| -> Result<()> {
         let overrides = format!(r#"{{"spec":{{"nodeName":"{node}"}}}}"#);
         let labels = format!("app={name}");
@@ -139,7 +135,9 @@ fn deploy(cluster: &Cluster) -> Result<Addresses> {
             &labels,
             "--overrides",
             &overrides,
+            "--command",
             "--",
+            "/bin/workload",
             "net-serve",
         ];
         cluster.ask(&words).map(drop)

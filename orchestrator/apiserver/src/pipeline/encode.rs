@@ -22,7 +22,8 @@ pub fn encode(object: &mut Object) -> Bytes {
         }
     }
     out.push(b'}');
-    out.into()
+    // These bytes are kept as long as the object is: without the room that was left for more.
+    out.into_boxed_slice().into()
 }
 
 fn field(out: &mut Vec<u8>, first: bool, name: &str, value: &Value) {

@@ -164,38 +164,3 @@ fn cni_refuses_what_it_cannot_do() {
     let error = request(&|_| {});
     assert!(error.contains("network policy of pod default/ghost is not in force yet"), "{error}");
 }
-
-#[test]
-#[ignore = "measures; prints how long ADD takes in a burst"]
-fn a_burst_of_pods() {
-    use std::time::{Duration, Instant};
-    const PODS: usize = 100;
-    let rig = Rig::new(1, Routing::Vxlan);
-    let (next, times) = (std::sync::atomic::AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
-    let pods = std::sync::Mutex::new(Vec::new());
-    let started = Instant::now();
-    std::thread::scope(|scope| {
-        // As many at a time as a runtime starts with profit.
-        for _ in 0..4 {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if number >= PODS {
-                        return;
-                    }
-                    let (pod, took) = rig.timed_pod(0, &format!("pod-{number}"));
-                    times.lock().unwrap().push(took);
-                    pods.lock().unwrap().push(pod);
-                }
-            });
-        }
-    });
-    let mut times: Vec<Duration> = times.into_inner().unwrap();
-    times.sort();
-    println!(
-        "{PODS} pods in {:?}: ADD p50 {:?} p99 {:?}",
-        started.elapsed(),
-        times[PODS / 2],
-        times[PODS - 2]
-    );
-}

@@ -1,30 +1,41 @@
-//! Times of the compilers at the sizes that the project promises; run with `--release -- --ignored --nocapture`.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Times of the compilers at the sizes that the project promises; `cargo xtask bench plan`.
+#![allow(clippy::unwrap_used, reason = "a bench that cannot go on fails")]
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use netplan::{
-    Ids, Labels, Limits, Plan, Selector, Snapshot, compile,
+    Ids, Labels, Limits, Selector, Snapshot, compile,
     snapshot::{
         Backend, EndpointSlice, LocalEndpoint, NetworkPolicy, Peer, Pod, PolicyPort, PortMatch, Protocol,
         Rule, Service, ServicePort, SlicePort,
     },
     testing,
 };
+use rig::figures::{Bar, Figures, ms};
 
-fn timed(what: &str, limit: Duration, snapshot: &Snapshot, ids: &mut Ids) -> Plan {
+const RUNS: usize = 3;
+
+/// Milliseconds of each step of a run, and the bar.
+type Steps = Vec<(&'static str, f64, f64)>;
+
+fn main() {
+    let mut figures = Figures::begin("plan", "from a snapshot to the contents of the maps");
+    for scale in [full_node, many_rules_on_one_pod, one_service_more] {
+        let runs: Vec<Steps> = (0..RUNS).map(|_| scale()).collect();
+        for (step, (name, _, bar)) in runs[0].iter().enumerate() {
+            let samples: Vec<f64> = runs.iter().map(|run| run[step].1).collect();
+            figures.add(name, "ms", &samples, Bar::AtMost(*bar));
+        }
+    }
+    figures.finish().expect("the figures can be written");
+}
+
+fn timed(name: &'static str, bar: f64, snapshot: &Snapshot, ids: &mut Ids) -> (&'static str, f64, f64) {
     let started = Instant::now();
     let plan = compile(snapshot, ids);
     let took = started.elapsed();
-    println!("{what}: {took:?}");
     assert!(plan.shortfalls.is_empty(), "{:?}", plan.shortfalls);
-    // Unoptimised builds are for correctness.
-    assert!(cfg!(debug_assertions) || took < limit, "{what} took {took:?}, more than {limit:?}");
-    plan
+    (name, ms(took), bar)
 }
 
 fn pod(number: u32, local: bool) -> Arc<Pod> {
@@ -63,27 +74,21 @@ fn policy(number: u32, ports: u16) -> Arc<NetworkPolicy> {
     })
 }
 
-#[test]
-#[ignore = "measures; see the head of the file"]
-fn two_hundred_fifty_policies_over_a_full_node() {
+fn full_node() -> Steps {
     let mut snapshot = testing::snapshot();
     snapshot.pods = (0..10_000).map(|number| pod(number, number < 110)).collect();
     snapshot.endpoints =
         (0..110).map(|number| endpoint(&snapshot.pods[number as usize], number + 10)).collect();
     snapshot.policies = (0..250).map(|number| policy(number, 3)).collect();
     let mut ids = Ids::new(Limits::default());
-    let second = Duration::from_secs(1);
-    let plan = timed("250 policies, 110 pods here, 10,000 in all", second, &snapshot, &mut ids);
-    println!("POLICY holds {} entries", plan.policy.len());
+    let first = timed("250 policies, 110 of 10,000 pods here", 1000.0, &snapshot, &mut ids);
     snapshot.policies[0] = policy(0, 4);
-    timed("one policy changed", second, &snapshot, &mut ids);
+    let changed = timed("one of 250 policies changed", 1000.0, &snapshot, &mut ids);
     snapshot.pods.push(pod(10_001, false));
-    timed("one pod more", Duration::from_millis(100), &snapshot, &mut ids);
+    vec![first, changed, timed("one more of 10,000 pods", 100.0, &snapshot, &mut ids)]
 }
 
-#[test]
-#[ignore = "measures; see the head of the file"]
-fn many_rules_on_one_pod() {
+fn many_rules_on_one_pod() -> Steps {
     let mut snapshot = testing::snapshot();
     snapshot.pods = (0..1000).map(|number| pod(number, number == 0)).collect();
     snapshot.endpoints = vec![endpoint(&snapshot.pods[0], 10)];
@@ -93,8 +98,7 @@ fn many_rules_on_one_pod() {
     });
     let base = policy(0, 1);
     snapshot.policies = vec![Arc::new(NetworkPolicy { ingress: Some(rules.collect()), ..(*base).clone() })];
-    let mut ids = Ids::new(Limits::default());
-    timed("12,500 rules on one pod", Duration::from_secs(2), &snapshot, &mut ids);
+    vec![timed("12,500 rules on one pod", 2000.0, &snapshot, &mut Ids::new(Limits::default()))]
 }
 
 fn service(number: u32) -> Arc<Service> {
@@ -138,15 +142,14 @@ fn services(count: u32, endpoints: u32) -> Snapshot {
     snapshot
 }
 
-#[test]
-#[ignore = "measures; see the head of the file"]
-fn one_service_more() {
+fn one_service_more() -> Steps {
     let mut ids = Ids::new(Limits::default());
     let mut snapshot = services(10_000, 4);
-    timed("10,000 services at first", Duration::from_secs(1), &snapshot, &mut ids);
+    let first = timed("10,000 services at first", 1000.0, &snapshot, &mut ids);
     snapshot.services.push(service(10_001));
     snapshot.slices.push(slice(10_001, 4));
-    timed("one more of 10,000 services", Duration::from_millis(10), &snapshot, &mut ids);
+    let more = timed("one more of 10,000 services", 10.0, &snapshot, &mut ids);
     let mut ids = Ids::new(Limits::default());
-    timed("5,000 services with 50 endpoints", Duration::from_secs(5), &services(5000, 50), &mut ids);
+    let cold = timed("5,000 services with 50 endpoints", 5000.0, &services(5000, 50), &mut ids);
+    vec![first, more, cold]
 }
