@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use abi::{Addr4, Addr6, ConntrackEntry, ConntrackKey, names, protocol, timeout, via};
+use abi::{Addr4, Addr6, ConntrackEntry, ConntrackKey, names, protocol, tcp_state, timeout, via};
 use netplan::{
     Address,
     conntrack::{self, IdleTimes},
@@ -144,6 +144,7 @@ where
     ConntrackKey<A>: Copy + Default + Eq + Hash,
     ConntrackEntry<A>: Copy + Default,
 {
+    /// Removes what `hit` says, and the other halves.
     fn remove_if(&self, hit: impl Fn(&ConntrackKey<A>, &ConntrackEntry<A>) -> bool) -> Result<usize> {
         let mut found = Vec::new();
         self.entries.for_each(|key, entry| {
@@ -151,13 +152,28 @@ where
                 found.push((*key, *entry));
             }
         })?;
-        let mut keys = Vec::with_capacity(found.len() * 2);
+        let mut removed = 0;
         for (key, entry) in &found {
-            keys.push(*key);
-            keys.extend(self.other_half(key, entry)?.map(|(other, _)| other));
+            if let Some((other, _)) = self.other_half(key, entry)? {
+                let ours = |now: &_| conntrack::are_halves((key, entry), (&other, now));
+                removed += self.remove_if_still(&other, ours)?;
+            }
+            removed += self.remove_if_still(key, |now| hit(key, now))?;
         }
-        self.entries.remove_all(&keys)?;
-        Ok(keys.len())
+        Ok(removed)
+    }
+
+    /// Removes an entry that a walk found, if it is still so. Between a walk and its removals lie milliseconds, on a busy machine
+    /// hundreds of them, in which a client may have begun a new connection with the same tuple. How many entries went.
+    fn remove_if_still(
+        &self,
+        key: &ConntrackKey<A>,
+        still: impl Fn(&ConntrackEntry<A>) -> bool,
+    ) -> Result<usize> {
+        match self.entries.get(key)? {
+            Some(now) if still(&now) => self.entries.remove(key).map(|()| 1),
+            _ => Ok(0),
+        }
     }
 
     /// The other half of a translated connection, if it is on record and still belongs to this one.
@@ -198,16 +214,16 @@ where
                 *sources.entry(conntrack::ends(key, entry)[0].0).or_default() += 1;
             }
         })?;
-        let mut removable = Vec::with_capacity(over.len());
         for (key, entry) in over {
             match self.other_half(&key, &entry)? {
                 // The other direction is in use.
                 Some((other, half)) if !conntrack::expired(&other, &half, now, times) => walked.live += 1,
-                _ => removable.push(key),
+                _ => {
+                    let still = |entry: &_| conntrack::expired(&key, entry, now, times);
+                    walked.removed += self.remove_if_still(&key, still)?;
+                }
             }
         }
-        self.entries.remove_all(&removable)?;
-        walked.removed = removable.len();
         self.publish_heavy(walked, sources)?;
         Ok(walked)
     }
@@ -243,6 +259,10 @@ impl Scrub {
     }
 
     fn hits<A: Address>(&self, key: &ConntrackKey<A>, entry: &ConntrackEntry<A>) -> bool {
+        // What is over harms nobody, and its client may be about to use the tuple again.
+        if tcp_state::closed(entry.tcp) {
+            return false;
+        }
         let is_device =
             |via: &u32| via & via::KIND == via::POD && self.devices.contains(&(via & via::ARGUMENT));
         if entry.via.iter().any(is_device) {

@@ -1,13 +1,19 @@
 //! Services by sockets and by packets, from pods, nodes and outside.
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{SocketAddrV4, TcpStream},
+    os::fd::AsRawFd,
+    sync::Arc,
+};
 
 use netplan::{
     Snapshot,
     snapshot::{Backend, EndpointSlice, Protocol, Routing, Service, ServicePort, SlicePort},
 };
 
-use crate::rig::{Node, PATIENCE, Pod, Rig, SILENCE};
+use crate::rig::{Namespace, Node, PATIENCE, Pod, Rig, SILENCE, ask};
 
 const CLUSTER_IP: &str = "10.96.0.7";
 
@@ -90,7 +96,7 @@ fn a_pod_reaches_itself_through_its_service() {
 }
 
 /// Asks with a process of the node's cgroup, whose sockets the hooks see; the answer's first line, or what went wrong.
-fn ask_by_socket(node: &Node, inside: &crate::rig::Namespace, address: &str, port: u16) -> String {
+fn ask_by_socket(node: &Node, inside: &Namespace, address: &str, port: u16) -> String {
     let procs = node.config().cgroup.join("cgroup.procs");
     let script = format!(
         "echo $$ > {} && exec 3<>/dev/tcp/{address}/{port} && echo >&3 && head -n 1 <&3",
@@ -162,6 +168,42 @@ fn a_node_port_from_everywhere() {
             assert!(answer.starts_with("one "), "{} via {node}: {answer}", from.name);
         }
     }
+}
+
+#[test]
+fn a_port_used_again_outlives_the_backend_of_its_last_connection() {
+    let rig = Rig::new(1, Routing::Vxlan);
+    let one = rig.pod(0, "one");
+    publish(&rig, &[(&one, 0)], |_| {});
+    let mut first = connect_from(&rig.outside, 40_000, "192.168.77.1:30080");
+    assert!(ask(&mut first).unwrap().starts_with("one "));
+    drop(first);
+    // Several: a connection that lost its record would be given to another one.
+    let others = ["two", "three", "four", "five"].map(|name| rig.pod(0, name));
+    publish(&rig, &others.each_ref().map(|pod| (pod, 0)), |_| {});
+    let mut second = connect_from(&rig.outside, 40_000, "192.168.77.1:30080");
+    let before = ask(&mut second).unwrap();
+    // The record of the first connection goes with its pod; the client's tuple is the second's by now.
+    rig.stop_pod(&one);
+    assert_eq!(ask(&mut second).ok(), Some(before));
+}
+
+/// A connection from a port of the caller's choice, which is free for the next one as soon as this one is dropped.
+fn connect_from(namespace: &Namespace, port: u16, to: &str) -> TcpStream {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+    };
+    let to: SocketAddrV4 = to.parse().unwrap();
+    let stream = namespace.inside(|| {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        // A RST at the end instead of a wait.
+        setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port)).unwrap();
+        connect(socket.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+        TcpStream::from(socket)
+    });
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
 }
 
 #[test]
