@@ -160,7 +160,7 @@ impl Agent {
         let (registered, uid) = watch::channel(None);
         let node = node_config(&config, capacity, server.address().port());
         tasks.spawn(node::keep_status(client.clone(), node, runtime, runtime_health, registered));
-        tasks.spawn(lease_once_registered(client.clone(), config.node_name.clone(), uid));
+        tasks.spawn(node::keep_lease(client.clone(), config.node_name.clone(), uid));
         tasks.spawn(nodelink::run(client.clone(), config.node_name.clone(), applied, link));
         let (changes, receiver) = mpsc::channel(CHANGES_PENDING_MAX);
         let scope = Scope::all::<Pod>().fields(format!("spec.nodeName={}", config.node_name));
@@ -216,17 +216,6 @@ fn check_runtime(health: &Health, seen: watch::Receiver<RuntimeHealth>) {
         let held = seen.borrow();
         if held.readiness.runtime { Ok(()) } else { Err(held.readiness.message.clone()) }
     });
-}
-
-async fn lease_once_registered(
-    client: client::Client,
-    node: String,
-    mut uid: watch::Receiver<Option<String>>,
-) {
-    let Ok(known) = uid.wait_for(Option::is_some).await.map(|known| known.clone().unwrap_or_default()) else {
-        return;
-    };
-    node::keep_lease(client, node, known).await;
 }
 
 async fn follow_pods(informer: Informer<Pod>, changes: mpsc::Sender<PodChange>) {

@@ -7,6 +7,7 @@ use client::objects::rfc3339_micros;
 use client::{Client, Error, Meta, Patch};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::watch;
 
 /// Where nodes keep their leases.
 const NAMESPACE: &str = "kube-node-lease";
@@ -24,13 +25,18 @@ struct Lease {
 
 client::resource!(Lease: "coordination.k8s.io" / "v1" / "leases", "Lease", namespaced);
 
-/// Renews the node's lease for ever. `uid` is the node's: the lease goes with it.
-pub async fn keep(client: Client, node: String, uid: String) {
+/// Renews the node's lease from its registration on, for ever. `uid` is the node's, and the newest one if its object was deleted
+/// and made again: the lease goes with the object.
+pub async fn keep(client: Client, node: String, mut uid: watch::Receiver<Option<String>>) {
     // One line when it begins to be refused and one when it works again: an outage is not told every second. A server
     // that is not reached is the client's to tell of.
     let mut told = false;
     loop {
-        let wait = match renew(&client, &node, &uid).await {
+        let Ok(known) = uid.wait_for(Option::is_some).await.map(|known| known.clone().unwrap_or_default())
+        else {
+            return;
+        };
+        let wait = match renew(&client, &node, &known).await {
             Ok(()) => {
                 if std::mem::take(&mut told) {
                     tracing::info!(node, "lease renewed again");

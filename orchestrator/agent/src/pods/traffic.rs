@@ -10,7 +10,6 @@ use dataplane::Arrivals;
 use tokio::time::Instant;
 
 use super::ops::{Steps, StopPlan};
-use crate::errors::chain;
 
 /// Longest wait for the cluster to stop sending a pod new connections, and for those under way: a node that lags more than
 /// this is about to be declared dead.
@@ -94,19 +93,14 @@ impl Steps {
         let began = Instant::now();
         let bound = plan.deadline.saturating_duration_since(began).min(MOVE_MAX);
         let mut waiting = Waiting::Nodes;
-        let mut acknowledged = bound;
         let moved = tokio::time::timeout(bound, async {
             self.shared.gate.passed(plan.revision).await;
-            acknowledged = began.elapsed();
             waiting = Waiting::Answers;
             self.quiet(&plan.ips).await;
         });
         let mut note = String::new();
-        let moved = moved.await;
-        let pod = self.pod.reference();
-        let took = began.elapsed();
-        tracing::info!(%pod, revision = plan.revision, ?acknowledged, ?took, "traffic has moved");
-        if moved.is_err() {
+        if moved.await.is_err() {
+            let pod = self.pod.reference();
             tracing::warn!(%pod, revision = plan.revision, waited = ?bound, "{}", waiting.explain());
             self.shared.metrics.gate_overruns.with_label_values(&[waiting.label()]).inc();
             note = format!("gave up waiting for {}", waiting.label());
@@ -122,14 +116,11 @@ impl Steps {
         loop {
             let began = Instant::now();
             let (network, addresses) = (self.shared.network.clone(), addresses.clone());
-            let arrivals = match tokio::task::spawn_blocking(move || network.arrivals(&addresses)).await {
-                Ok(Ok(arrivals)) => arrivals,
-                Ok(Err(error)) => {
-                    tracing::warn!(pod = %self.pod.reference(), error, "the pod's connections are not known");
-                    return tokio::time::sleep(QUIET).await;
-                }
+            let look = tokio::task::spawn_blocking(move || network.arrivals(&addresses)).await;
+            let arrivals = match look.unwrap_or_else(|panic| Err(panic.to_string())) {
+                Ok(arrivals) => arrivals,
                 Err(error) => {
-                    tracing::error!(error = chain(&error), "looking at connections panicked");
+                    tracing::warn!(pod = %self.pod.reference(), error, "the pod's connections are not known");
                     return tokio::time::sleep(QUIET).await;
                 }
             };

@@ -44,7 +44,15 @@ mod tests {
         assert!(answers(address).await);
         drop(listener);
         assert!(answers(address).await, "the kernel refuses");
-        // TEST-NET-1: nobody has it.
-        assert!(!answers("192.0.2.1:10250".parse().unwrap()).await);
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = socket.listen(1).unwrap();
+        let address = full.local_addr().unwrap();
+        let mut tries = 0;
+        // Nobody accepts: once the queue is full the kernel says nothing.
+        while answers(address).await {
+            tries += 1;
+            assert!(tries < 10, "the queue has room for two");
+        }
     }
 }
