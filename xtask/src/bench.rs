@@ -40,14 +40,16 @@ impl Bench {
     /// Builds and measures; goes on after a bench that failed, and fails at the end.
     pub fn run(self) -> Result<()> {
         setup::run_quietly_if_done()?;
-        let binaries = build::all(build::Profile::Release)?;
-        run_visibly(&mut cargo(&["build", "--quiet", "--release", "--package", "bench"]))?;
         let all = if self.what.is_empty() { What::value_variants().to_vec() } else { self.what };
+        if all.iter().any(|what| what.inside_of().is_none()) {
+            build::all(build::Profile::Release)?;
+            run_visibly(&mut cargo(&["build", "--quiet", "--release", "--package", "bench"]))?;
+        }
         let mut failed = Vec::new();
         for what in all {
             let mut bench = what.command();
             bench
-                .env("BOWSPRIT_BINARIES", &binaries)
+                .env("BOWSPRIT_BINARIES", target().join("release"))
                 .env("BOWSPRIT_CLUSTERS", root().join("target/cluster"))
                 .env("BOWSPRIT_FIGURES", root().join("target/bench"));
             if let Err(error) = run_visibly(&mut bench).with_context(|| format!("{what:?}")) {
@@ -62,17 +64,22 @@ impl Bench {
 }
 
 impl What {
-    fn command(self) -> Command {
-        let of_crate = |package, name| cargo(&["bench", "--quiet", "--package", package, "--bench", name]);
+    /// The crate and the name of a bench that needs no built binaries.
+    fn inside_of(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Programs => of_crate("dataplane", "programs"),
-            Self::Cni => of_crate("dataplane", "cni"),
-            Self::Plan => of_crate("netplan", "plan"),
-            Self::Start | Self::Api | Self::Scheduler | Self::Pods | Self::Net => {
-                let mut bench = Command::new(target().join("release/bench"));
-                bench.arg(format!("{self:?}").to_lowercase());
-                bench
-            }
+            Self::Programs => Some(("dataplane", "programs")),
+            Self::Cni => Some(("dataplane", "cni")),
+            Self::Plan => Some(("netplan", "plan")),
+            Self::Start | Self::Api | Self::Scheduler | Self::Pods | Self::Net => None,
         }
+    }
+
+    fn command(self) -> Command {
+        if let Some((package, name)) = self.inside_of() {
+            return cargo(&["bench", "--quiet", "--package", package, "--bench", name]);
+        }
+        let mut bench = Command::new(target().join("release/bench"));
+        bench.arg(format!("{self:?}").to_lowercase());
+        bench
     }
 }
