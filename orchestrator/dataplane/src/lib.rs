@@ -54,6 +54,7 @@ pub use self::{
     conntrack::{Arrivals, Walked},
     detach::detach,
     error::{Error, Result},
+    loader::patiently,
     metrics::{Metrics, PacketCount},
     pods::{Endpoints, PodDirectory},
     probe::check_privileges,

@@ -15,7 +15,10 @@ use std::{
 };
 
 use abi::names::{self, program};
-use aya::{EbpfLoader, programs::Program};
+use aya::{
+    EbpfLoader,
+    programs::{Program, ProgramError},
+};
 use parking_lot::Mutex;
 
 use crate::{
@@ -225,12 +228,28 @@ fn constants(config: &Config, devices: &NodeDevices) -> abi::Config {
     }
 }
 
+/// How often a program is offered to the kernel; libbpf's number.
+const LOAD_TRIES: usize = 5;
+
+/// Loads a program, again when the verifier was interrupted: it gives up with EAGAIN as soon as its thread has a signal or
+/// other work pending.
+pub fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_TRIES {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+    load()
+}
+
 fn load(name: &str, program: &mut Program) -> Result<OwnedFd> {
     let refused = |source| Error::Program { program: name.into(), source: Box::new(source) };
     let fd = match program {
-        Program::SchedClassifier(program) => program.load().and_then(|()| program.fd()),
-        Program::CgroupSockAddr(program) => program.load().and_then(|()| program.fd()),
-        Program::CgroupSock(program) => program.load().and_then(|()| program.fd()),
+        Program::SchedClassifier(program) => patiently(|| program.load()).and_then(|()| program.fd()),
+        Program::CgroupSockAddr(program) => patiently(|| program.load()).and_then(|()| program.fd()),
+        Program::CgroupSock(program) => patiently(|| program.load()).and_then(|()| program.fd()),
         _ => return Err(Error::Missing { kind: "program of the expected type", name: name.into() }),
     };
     let fd = fd.map_err(refused)?;

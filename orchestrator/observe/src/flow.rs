@@ -191,8 +191,13 @@ impl Flow {
             source: drop.map(|code| format!("{}:{}", code.source(), code.line()).into()),
             direction: names.direction(event.policy).unwrap_or_else(|| direction_name(event)).into(),
             policies,
-            // That a connection is over is noticed by whoever collects them, at no hook.
-            hook: Hook::from_number(event.hook).map_or("conntrack", hook_name).into(),
+            hook: match Hook::from_number(event.hook) {
+                Some(hook) => hook_name(hook),
+                // That a connection is over is noticed by whoever collects them, at no hook.
+                None if kind == Kind::Closed => "conntrack",
+                None => "unknown",
+            }
+            .into(),
             packets: (kind == Kind::Closed).then_some(event.packets),
             bytes: (kind == Kind::Closed).then_some(event.bytes),
         }

@@ -86,7 +86,7 @@ impl Kernel {
             let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
                 panic!("{name} is a tcx program")
             };
-            program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
+            dataplane::patiently(|| program.load()).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         Kernel { ebpf }
     }

@@ -21,6 +21,7 @@ use datapath::host::world::{NET, OVERLAY, PODS, UPLINK};
 use datapath::host::{Names, World};
 use datapath::{Address, V4, V6};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::kernel::{Kernel, KernelFamily, ip};
 
@@ -395,6 +396,8 @@ where
             let served = scope.spawn(|| echo(&listener));
             network.within(from, || converse(destination)).map(|()| served.join().expect("the server ends"))
         });
+        // Another test's child may hold a copy until it runs its program, and with it the port.
+        shutdown(listener.as_raw_fd(), Shutdown::Both).expect("a listener can be shut");
         match result {
             Ok(peer) => peer,
             Err(error) => panic!("{from} to {destination} at {server:?}: {error}\n{}", self.drops()),

@@ -84,11 +84,11 @@ fn attach(kernel: &mut Kernel, cgroup: &Path) {
     for name in program::SOCK_ADDR.iter().copied().chain([program::SOCK_RELEASE]) {
         match kernel.program(name) {
             Program::CgroupSockAddr(program) => {
-                program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
+                dataplane::patiently(|| program.load()).unwrap_or_else(|error| panic!("{name}: {error}"));
                 program.attach(cgroup.as_fd(), CgroupAttachMode::Single).expect(name);
             }
             Program::CgroupSock(program) => {
-                program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
+                dataplane::patiently(|| program.load()).unwrap_or_else(|error| panic!("{name}: {error}"));
                 program.attach(cgroup.as_fd(), CgroupAttachMode::Single).expect(name);
             }
             _ => panic!("{name} is a socket hook"),

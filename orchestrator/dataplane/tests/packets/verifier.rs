@@ -19,9 +19,13 @@ fn programs() -> impl Iterator<Item = &'static str> {
 
 fn load(ebpf: &mut Ebpf, name: &str) -> ProgramInfo {
     let result = match ebpf.program_mut(name).unwrap_or_else(|| panic!("no program is called {name}")) {
-        Program::SchedClassifier(program) => program.load().and_then(|()| program.info()),
-        Program::CgroupSockAddr(program) => program.load().and_then(|()| program.info()),
-        Program::CgroupSock(program) => program.load().and_then(|()| program.info()),
+        Program::SchedClassifier(program) => {
+            dataplane::patiently(|| program.load()).and_then(|()| program.info())
+        }
+        Program::CgroupSockAddr(program) => {
+            dataplane::patiently(|| program.load()).and_then(|()| program.info())
+        }
+        Program::CgroupSock(program) => dataplane::patiently(|| program.load()).and_then(|()| program.info()),
         other => panic!("{name} is a {:?}", other.prog_type()),
     };
     result.unwrap_or_else(|error| panic!("{name}: {error:?}"))
