@@ -90,10 +90,14 @@ fn was_not_sent(text: &str) -> bool {
 
 fn unanswered(endpoints: &str, kind: Kind, not_sent: bool, text: String) -> StoreError {
     let refused = ["connection closed", "fatal alert"].iter().any(|sign| text.contains(sign));
+    // A server that wants a certificate may have gone before its alert was read.
+    let broken = ["broken pipe", "onnection reset"].iter().any(|sign| text.contains(sign));
     let remedy = if text.contains("invalid peer certificate") {
         "check that the CA file given for etcd is the one that signed its certificate"
     } else if refused && endpoints.starts_with("https://") {
         "it may want a client certificate that it trusts; check the one given for etcd"
+    } else if broken && endpoints.starts_with("https://") {
+        "check that it runs and is healthy (etcdctl endpoint health) and trusts the client certificate given for it"
     } else {
         "check that it runs and is healthy (etcdctl endpoint health)"
     };
