@@ -59,6 +59,12 @@ fn agent_killed() -> Result<()> {
     loads.into_iter().try_for_each(Load::conclude)
 }
 
+fn roll_twice_under(cluster: &Cluster, load: Load) -> Result<()> {
+    rollout(cluster)?;
+    rollout(cluster)?;
+    load.conclude()
+}
+
 fn exit_at_once() -> Result<()> {
     let cluster = fixture::shop()?;
     let patch = |arguments: &str| {
@@ -71,16 +77,8 @@ fn exit_at_once() -> Result<()> {
     patch(r#"["--port","8080","--on-term","exit"]"#)?;
     let result = (|| {
         // One way after the other, as above.
-        for way in 0..2 {
-            let load = match way {
-                0 => Load::through_cluster_ip(cluster, 15)?,
-                _ => Load::through_node_port(cluster, 1, 15)?,
-            };
-            rollout(cluster)?;
-            rollout(cluster)?;
-            load.conclude()?;
-        }
-        Ok(())
+        roll_twice_under(cluster, Load::through_cluster_ip(cluster, 15)?)?;
+        roll_twice_under(cluster, Load::through_node_port(cluster, 1, 15)?)
     })();
     patch(r#"["--port","8080"]"#)?;
     result

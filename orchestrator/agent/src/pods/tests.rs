@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dataplane::Arrivals;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -43,13 +42,18 @@ struct Network {
     backend: AtomicBool,
     begun: AtomicUsize,
     unanswered: AtomicUsize,
-    /// What the runtime had when it was asked first.
-    reconciled: Mutex<Option<HashSet<String>>>,
+    /// What the runtime had when it was listed, and not yet looked at by the test.
+    reconciled: watch::Sender<Option<HashSet<String>>>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Network { backend: true.into(), begun: 7.into(), unanswered: 0.into(), reconciled: Mutex::default() }
+        Network {
+            backend: true.into(),
+            begun: 7.into(),
+            unanswered: 0.into(),
+            reconciled: watch::Sender::default(),
+        }
     }
 }
 
@@ -65,7 +69,7 @@ impl PodNetwork for Network {
     }
 
     fn reconcile(&self, sandboxes: &HashSet<String>) -> Result<usize, String> {
-        *self.reconciled.lock() = Some(sandboxes.clone());
+        self.reconciled.send_replace(Some(sandboxes.clone()));
         Ok(0)
     }
 }
@@ -269,18 +273,16 @@ async fn a_restarted_agent_tells_the_network_what_the_runtime_has() {
     let node = Node::new();
     node.apply(&pod(app(json!({})))).await;
     node.status(ready).await;
-    assert_eq!(node.network.reconciled.lock().take(), Some(HashSet::new()), "before the first pod began");
+    assert_eq!(
+        node.network.reconciled.send_replace(None),
+        Some(HashSet::new()),
+        "before the first pod began"
+    );
     let node = node.restart().await;
-    let told = async {
-        loop {
-            if let Some(sandboxes) = node.network.reconciled.lock().take() {
-                return sandboxes;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let told = tokio::time::timeout(Duration::from_secs(5), told).await.expect("the runtime was listed");
-    assert_eq!(told, ["pod-0001".to_owned()].into());
+    let mut reconciled = node.network.reconciled.subscribe();
+    let told = tokio::time::timeout(Duration::from_secs(5), reconciled.wait_for(Option::is_some)).await;
+    let told = told.expect("the runtime was listed").expect("the test holds the sender");
+    assert_eq!(*told, Some(["pod-0001".to_owned()].into()));
 }
 
 #[tokio::test]

@@ -34,23 +34,6 @@ pub trait PodNetwork: Send + Sync + 'static {
     fn reconcile(&self, sandboxes: &HashSet<String>) -> Result<usize, String>;
 }
 
-/// For nodes whose pods have the network of somebody else.
-pub struct NoNetwork;
-
-impl PodNetwork for NoNetwork {
-    fn is_backend(&self, _addresses: &[IpAddr]) -> bool {
-        false
-    }
-
-    fn arrivals(&self, _addresses: &[IpAddr]) -> Result<Arrivals, String> {
-        Ok(Arrivals::default())
-    }
-
-    fn reconcile(&self, _sandboxes: &HashSet<String>) -> Result<usize, String> {
-        Ok(0)
-    }
-}
-
 /// What a stop waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiting {

@@ -2,7 +2,9 @@
 //! containerd in them. When that process ends, however it ends, the kernel ends and unmounts everything in the box; only
 //! cgroup directories outlive it, and the outer process removes those.
 
+use std::collections::HashSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -17,10 +19,11 @@ use agent::pods::manager::{Manager, PodChange};
 use agent::pods::settings::PodSettings;
 use agent::pods::shared::Shared;
 use agent::pods::state::RestartLimits;
-use agent::pods::traffic::NoNetwork;
+use agent::pods::traffic::PodNetwork;
 use agent::runtime::PodRuntime;
 use agent::runtime::containerd::Containerd;
 use agent::volumes::NodeFacts;
+use dataplane::Arrivals;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -35,6 +38,23 @@ const APPLETS: &[&str] = &[
     "sh", "sleep", "cat", "httpd", "echo", "env", "ls", "id", "dd", "tail", "true", "false", "mount", "kill",
     "nc", "head", "seq", "tr", "stty", "hostname",
 ];
+
+/// These tests end where the runtime does: nothing leads to their pods.
+struct NoNetwork;
+
+impl PodNetwork for NoNetwork {
+    fn is_backend(&self, _addresses: &[IpAddr]) -> bool {
+        false
+    }
+
+    fn arrivals(&self, _addresses: &[IpAddr]) -> Result<Arrivals, String> {
+        Ok(Arrivals::default())
+    }
+
+    fn reconcile(&self, _sandboxes: &HashSet<String>) -> Result<usize, String> {
+        Ok(0)
+    }
+}
 
 /// containerd is up within 300 ms; a loaded machine gets much longer.
 const CONTAINERD_START: Duration = Duration::from_secs(20);

@@ -236,7 +236,7 @@ impl Rig {
     pub fn with(nodes: u8, routing: Routing, configure: impl Fn(&mut Config)) -> Self {
         let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let root = std::env::temp_dir().join(format!("bowsprit-{name}"));
-        let bpffs = PathBuf::from("/sys/fs/bpf/bowsprit").join(&name);
+        let bpffs = PathBuf::from("/sys/fs/bpf").join(format!("bowsprit-{name}"));
         let cgroup = cgroup_root().join(format!("bowsprit-{name}"));
         let bridge = Namespace::new();
         bridge.run("ip link add br0 type bridge");

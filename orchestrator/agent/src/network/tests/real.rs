@@ -48,7 +48,7 @@ impl Place {
         let cgroups = if hybrid.exists() { hybrid } else { "/sys/fs/cgroup".into() };
         let cgroup = cgroups.join(&name);
         let config = dataplane::Config {
-            bpffs: PathBuf::from("/sys/fs/bpf/bowsprit").join(&name),
+            bpffs: PathBuf::from("/sys/fs/bpf").join(&name),
             cgroup: cgroup.clone(),
             state: root.path().join("state"),
             cni_socket: root.path().join("cni.sock"),
