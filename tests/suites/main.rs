@@ -10,6 +10,7 @@ mod network;
 mod no_request_lost;
 mod node_loss;
 mod people;
+mod refusals;
 mod rig_itself;
 mod seen;
 mod servers;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let suites = [
         rig_itself::trials(),
         people::trials(),
+        refusals::trials(),
         shop::trials(),
         network::trials(),
         seen::trials(),

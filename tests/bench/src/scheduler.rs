@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const NODES: u64 = 1000;
 const PODS: u64 = 5000;
 const RUNS: usize = 3;
+/// Room for a /24 for each of the nodes.
+const CLUSTER_CIDR: &str = "10.0.0.0/10";
 /// Requests under way: as many as a busy controller has.
 const CLIENTS: u64 = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,7 +35,7 @@ async fn measure(binary: &Path) -> Result<()> {
         Figures::begin("scheduler", "pods on nodes that are only objects, through the real server");
     let (mut created, mut bound, mut cpus, mut resident) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS {
-        let server = Server::begin(binary).await?;
+        let server = Server::begin_with(binary, &["--cluster-cidr", CLUSTER_CIDR]).await?;
         await_account(&server.access).await?;
         each(&server.access, CLIENTS, NODES, |mut connection, number| async move {
             let (node, status) = node(number);

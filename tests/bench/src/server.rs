@@ -27,6 +27,11 @@ pub struct Server {
 impl Server {
     /// Starts the binary with an empty store beside it and waits until it is ready.
     pub async fn begin(binary: &Path) -> Result<Self> {
+        Self::begin_with(binary, &[]).await
+    }
+
+    /// As `begin`, with more arguments.
+    pub async fn begin_with(binary: &Path, arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir_in(binary.parent().context("a binary lies in a directory")?)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
         let path = |name: &str| directory.path().join(name).display().to_string();
@@ -38,6 +43,7 @@ impl Server {
         command.args(["--data-dir", &path("data"), "--run-dir", &path("run")]);
         command.args(["--kubeconfig-out", &path("admin.kubeconfig")]);
         command.args(["--kubeconfig-server", &format!("https://127.0.0.1:{port}")]);
+        command.args(arguments);
         command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null());
         let began = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;

@@ -47,7 +47,13 @@ pub fn run(ground: &Ground) -> Result<()> {
     figures.add("one node: start to node Ready", "s", &nodes, AtMost(1.0));
     figures.add("one node: resident, no pods", "MiB", &resident, AtMost(100.0));
     figures.add("one node: idle CPU, no pods", "% of a core", &idle, AtMost(0.5));
-    ground.with(NODES, |spec| shop(spec, &mut figures))?;
+    let mut shops = Shops::default();
+    for run in 0..RUNS {
+        ground.with(NODES, |spec| shops.measure(spec, run == 0))?;
+    }
+    for (name, unit, values) in shops.0 {
+        figures.add(&name, unit, &values, None);
+    }
     figures.finish()
 }
 
@@ -89,24 +95,47 @@ fn observe(layout: &Layout) -> Result<Times> {
     })
 }
 
-fn shop(spec: Spec, figures: &mut Figures) -> Result<()> {
-    let began = Instant::now();
-    let cluster = Cluster::up(spec, &|_| ())?;
-    await_nodes(&cluster)?;
-    figures.add("three nodes: from nothing to Ready", "s", &[began.elapsed().as_secs_f64()], None);
-    let processes = processes(&cluster)?;
-    std::thread::sleep(SETTLE);
-    memory(&processes, "no pods", figures);
-    let began = Instant::now();
-    rig::shop::deploy(&cluster, &checkout().join("deploy/examples"))?;
-    figures.add("three nodes: shop applied to all serving", "s", &[began.elapsed().as_secs_f64()], None);
-    std::thread::sleep(SETTLE);
-    memory(&processes, "the shop", figures);
-    let pids: Vec<i32> = processes.iter().map(|(_, pid)| *pid).collect();
-    for ((name, _), percent) in processes.iter().zip(idle_percent(&pids)) {
-        figures.add(&format!("{name}: idle CPU with the shop"), "% of a core", &[percent], None);
+/// What was measured of clusters that run the shop: name, unit, one value of each run.
+#[derive(Default)]
+struct Shops(Vec<(String, &'static str, Vec<f64>)>);
+
+// === impl Shops ===
+
+impl Shops {
+    fn add(&mut self, name: String, unit: &'static str, value: f64) {
+        match self.0.iter_mut().find(|figure| figure.0 == name) {
+            Some(figure) => figure.2.push(value),
+            None => self.0.push((name, unit, vec![value])),
+        }
     }
-    Ok(())
+
+    fn measure(&mut self, spec: Spec, with_idle: bool) -> Result<()> {
+        let began = Instant::now();
+        let cluster = Cluster::up(spec, &|_| ())?;
+        await_nodes(&cluster)?;
+        self.add("three nodes: from nothing to Ready".into(), "s", began.elapsed().as_secs_f64());
+        let processes = processes(&cluster)?;
+        std::thread::sleep(SETTLE);
+        self.memory(&processes, "no pods");
+        let began = Instant::now();
+        rig::shop::deploy(&cluster, &checkout().join("deploy/examples"))?;
+        self.add("three nodes: shop applied to all serving".into(), "s", began.elapsed().as_secs_f64());
+        std::thread::sleep(SETTLE);
+        self.memory(&processes, "the shop");
+        if with_idle {
+            let pids: Vec<i32> = processes.iter().map(|(_, pid)| *pid).collect();
+            for ((name, _), percent) in processes.iter().zip(idle_percent(&pids)) {
+                self.add(format!("{name}: idle CPU with the shop"), "% of a core", percent);
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(&mut self, processes: &[(String, i32)], what: &str) {
+        for (name, pid) in processes {
+            self.add(format!("{name}: resident, {what}"), "MiB", rig::resident_mib(*pid));
+        }
+    }
 }
 
 fn processes(cluster: &Cluster) -> Result<Vec<(String, i32)>> {
@@ -120,12 +149,6 @@ fn processes(cluster: &Cluster) -> Result<Vec<(String, i32)>> {
         }
     }
     Ok(all)
-}
-
-fn memory(processes: &[(String, i32)], what: &str, figures: &mut Figures) {
-    for (name, pid) in processes {
-        figures.add(&format!("{name}: resident, {what}"), "MiB", &[rig::resident_mib(*pid)], None);
-    }
 }
 
 /// How much of a core each process uses while nobody asks for anything.

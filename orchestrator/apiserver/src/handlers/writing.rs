@@ -1,9 +1,11 @@
 //! Create, update, patch and delete.
 
+use std::sync::Arc;
+
 use api::patch::PatchType;
 use api::{ApiError, Json, Object, Status};
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, TryStreamExt};
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{Response, StatusCode};
 
@@ -21,8 +23,8 @@ use crate::request_info::RequestInfo;
 use crate::response;
 use crate::router::Call;
 
-/// Objects of a collection that are deleted at a time: they share the store's commits.
-const DELETIONS_AT_ONCE: usize = 32;
+/// Objects of a collection that are deleted at a time: they share the store's commits, and others' writes have a share too.
+const DELETIONS_AT_ONCE: usize = 128;
 
 // === impl Call ===
 
@@ -146,14 +148,24 @@ pub async fn delete_collection(call: &Call<'_>, body: Body) -> Result<Response<B
     let scope = call.resource.scope(namespace, &selection.label_selector, &selection.field_selector)?;
     let page = read::list::list(&call.api.feed, call.resource, &scope, &selection).await?;
     let dry = dry_run(options.dry_run.iter().map(String::as_str))?;
-    for entries in page.entries.chunks(DELETIONS_AT_ONCE) {
-        let mut deletions: Vec<BoxFuture<'_, Result<(), ApiError>>> = Vec::with_capacity(entries.len());
-        for entry in entries {
-            deletions.push(Box::pin(delete_one(call, entry, &options, dry)));
-        }
-        futures::future::try_join_all(deletions).await?;
-    }
+    delete_all(call, &page.entries, &options, dry).await?;
     view.list(call.resource, page)
+}
+
+async fn delete_all(
+    call: &Call<'_>,
+    entries: &[Arc<Entry>],
+    options: &DeleteOptions,
+    dry: bool,
+) -> Result<(), ApiError> {
+    let mut deletions = FuturesUnordered::new();
+    for entry in entries {
+        if deletions.len() == DELETIONS_AT_ONCE {
+            deletions.try_next().await?;
+        }
+        deletions.push(delete_one(call, entry, options, dry));
+    }
+    deletions.try_collect().await
 }
 
 /// Deletes one object of a collection; one that is gone already is what was asked for.
