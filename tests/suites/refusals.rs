@@ -138,7 +138,7 @@ fn conflicts() -> Result<()> {
     cluster.ask(&["create", "configmap", "taken", "--from-literal=k=1"])?;
     let result = (|| {
         let again = complaint(cluster.kubectl(&["create", "configmap", "taken"]), "")?;
-        says(&again, &["AlreadyExists", r#"configmaps "taken" already exists"#])?;
+        says(&again, &[r#"configmaps "taken" already exists"#])?;
         let old = cluster.ask(&["get", "configmap", "taken", "-o", "yaml"])?;
         cluster.ask(&["patch", "configmap", "taken", "-p", r#"{"data":{"k":"2"}}"#])?;
         let stale = complaint(cluster.kubectl(&["replace", "-f", "-"]), &old)?;
@@ -155,7 +155,7 @@ fn conflicts() -> Result<()> {
         });
         let of_another =
             complaint(cluster.kubectl(&["replace", "-f", "-"]), &of_another.collect::<String>())?;
-        says(&of_another, &["Conflict", "uid"])
+        says(&of_another, &["Conflict", "UID in precondition: 11111111"])
     })();
     cluster.ask(&["delete", "configmap", "taken"])?;
     result

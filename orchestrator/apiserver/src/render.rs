@@ -9,6 +9,8 @@ use api::time::Time;
 use api::{ApiError, Object};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::body::Body;
@@ -111,6 +113,13 @@ impl View {
         if self.accepted.is_plain() && !resource.is_view() {
             return None;
         }
+        if self.accepted.shape == Shape::Partial && !resource.is_view() {
+            return Some(Box::new(|entry: &Entry, revision| {
+                let mut bytes = Vec::with_capacity(entry.json_len());
+                entry.write_json(&mut bytes, revision);
+                metadata_of(&bytes).unwrap_or(bytes)
+            }));
+        }
         let (view, resource) = (*self, resource.clone());
         let mut first = true;
         Some(Box::new(move |entry: &Entry, revision| {
@@ -144,6 +153,20 @@ fn read(resource: &Resource, bytes: &[u8]) -> Result<Object, ApiError> {
         resource.kind.strategy.from_stored(&mut object);
     }
     Ok(object)
+}
+
+/// The metadata of an object alone, as bytes, without reading the rest: garbage collectors watch everything like that.
+fn metadata_of(object: &[u8]) -> Option<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct HasMetadata<'b> {
+        #[serde(borrow)]
+        metadata: &'b RawValue,
+    }
+    let object: HasMetadata<'_> = serde_json::from_slice(object).ok()?;
+    let metadata = object.metadata.get();
+    let shown =
+        format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{metadata}}}"#);
+    Some(shown.into_bytes())
 }
 
 /// The metadata of an object alone.

@@ -16,14 +16,16 @@ use telemetry::health::Health;
 pub(crate) fn run(arguments: UpArguments) -> Result<()> {
     crate::log::begin(&arguments.common)?;
     dataplane::check_privileges().context("a node")?;
-    let (metrics, health) = (telemetry::Registry::new(), Health::new());
+    let metrics = telemetry::Registry::new();
+    // Each of its own: clients shall not leave an API server because its node waits for a runtime.
+    let (health_of_server, health_of_node) = (Health::new(), Health::new());
     let node = Node::from_arguments(&arguments.common, &arguments.agent)?;
     let control = server::runtime()?;
     let server = control.block_on(Server::start(
         &arguments.common,
         &arguments.server,
         metrics.clone(),
-        health.clone(),
+        health_of_server,
     ))?;
     let identity = identity(&server, &node)?;
     // The agent's end is the process's: a node without an agent must not look alive.
@@ -31,7 +33,7 @@ pub(crate) fn run(arguments: UpArguments) -> Result<()> {
     let agent = std::thread::Builder::new().name("agent".to_owned()).spawn(move || {
         let result = node::runtime().and_then(|runtime| {
             runtime.block_on(async {
-                node::start(&node, identity, metrics, health).await?.run().await;
+                node::start(&node, identity, metrics, health_of_node).await?.run().await;
                 anyhow::bail!("a part of the agent ended; its log says which")
             })
         });

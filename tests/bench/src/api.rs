@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Bytes;
-use rig::figures::Bar::{AtLeast, AtMost};
+use rig::figures::Bar::{self, AtLeast, AtMost};
 use rig::figures::{Figures, cpu_time, median, ms, quantile};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,13 +20,15 @@ const REQUESTS: u64 = 20_000;
 const REQUESTS_ALONE: u64 = 4_000;
 const RUNS: usize = 3;
 const WATCHERS: usize = 500;
+/// Watches of one client, which go over one connection: a controller manager has some dozens.
+const WATCHES_OF_CLIENT: usize = 100;
 /// Events that are timed with all watchers.
 const FAN_OUTS: usize = 100;
 /// Creates with one client and no watcher: what fan-out is compared to.
 const CREATES_UNWATCHED: u64 = 500;
 const MANY: u64 = 50_000;
-/// Memory is given back by a timer of the server after bulk deletes.
-const GIVE_BACK: Duration = Duration::from_secs(10);
+/// For two minutes the server keeps what changed, for watchers that reconnect; every 30 s it looks what is older.
+const GIVE_BACK: Duration = Duration::from_secs(160);
 
 /// Verb, clients, requests per second that are the bar.
 const RATES: &[(Verb, u64, Option<f64>)] = &[
@@ -68,7 +70,8 @@ async fn measure(binary: &Path) -> Result<()> {
     }
     drop(server);
     memory_and_lists(binary, &mut figures).await?;
-    fan_out(binary, &mut figures).await?;
+    fan_out(binary, WATCHES_OF_CLIENT, (AtMost(1.0), AtMost(4.0)), &mut figures).await?;
+    fan_out(binary, 1, (None, None), &mut figures).await?;
     figures.finish()
 }
 
@@ -224,15 +227,28 @@ async fn memory_and_lists(binary: &Path, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-async fn fan_out(binary: &Path, figures: &mut Figures) -> Result<()> {
+/// From a create to the last of many watchers, of which `streams` share a connection.
+async fn fan_out(
+    binary: &Path,
+    streams: usize,
+    bars: (impl Into<Option<Bar>>, impl Into<Option<Bar>>),
+    figures: &mut Figures,
+) -> Result<()> {
     let server = Server::begin(binary).await?;
     let mut unwatched = creates(&server.access, "alone", 1, CREATES_UNWATCHED).await?;
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let mut watchers = Vec::new();
-    for _ in 0..WATCHERS {
-        let mut connection = server.access.connect().await?;
+    let path = format!(
+        "{COLLECTION}?watch=true&resourceVersion={}",
+        newest(&mut server.access.connect().await?).await?
+    );
+    let mut shared = None;
+    for number in 0..WATCHERS {
+        if number.is_multiple_of(streams) {
+            shared = Some(server.access.connect_streams().await?);
+        }
+        let mut connection = shared.as_ref().context("the first watcher connects")?.another_stream()?;
         let sender = sender.clone();
-        let path = format!("{COLLECTION}?watch=true&resourceVersion={}", newest(&mut connection).await?);
         let answer = connection.send(Method::GET, &path, Bytes::new()).await?;
         watchers.push(tokio::spawn(async move {
             let mut body = answer.into_body();
@@ -262,14 +278,19 @@ async fn fan_out(binary: &Path, figures: &mut Figures) -> Result<()> {
         last.push(latest - began);
     }
     let all = |samples: &[Duration]| samples.iter().map(|sample| ms(*sample)).collect::<Vec<_>>();
-    let name = format!("create until the last of {WATCHERS} watchers");
-    figures.add(&format!("{name}, p50"), "ms", &all(&last), AtMost(1.0));
-    figures.add(&format!("{name}, p99"), "ms", &[ms(quantile(&mut last, 0.99))], AtMost(4.0));
-    figures.add("create with them, p50", "ms", &all(&replies), None);
-    figures.add("create with them, p99", "ms", &[ms(quantile(&mut replies, 0.99))], None);
+    let name = format!("{WATCHERS} watchers on {} connections", WATCHERS / streams);
+    figures.add(&format!("{name}, create until the last, p50"), "ms", &all(&last), bars.0);
+    figures.add(
+        &format!("{name}, create until the last, p99"),
+        "ms",
+        &[ms(quantile(&mut last, 0.99))],
+        bars.1,
+    );
+    figures.add(&format!("{name}, create, p50"), "ms", &all(&replies), None);
+    figures.add(&format!("{name}, create, p99"), "ms", &[ms(quantile(&mut replies, 0.99))], None);
     let slower = median(&all(&replies)) / ms(quantile(&mut unwatched, 0.5));
-    figures.add("create with them, of one without", "x", &[slower], AtMost(1.0));
-    figures.add("resident with them", "MiB", &[rig::resident_mib(server.pid())], None);
+    figures.add(&format!("{name}, create, of one without"), "x", &[slower], AtMost(1.0));
+    figures.add(&format!("{name}, resident"), "MiB", &[rig::resident_mib(server.pid())], None);
     watchers.iter().for_each(tokio::task::JoinHandle::abort);
     Ok(())
 }

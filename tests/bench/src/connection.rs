@@ -1,13 +1,15 @@
-//! A client as lean as it can be: one HTTP/1.1 connection over TLS with a client certificate, as kubectl would make it.
+//! A client as lean as it can be: a connection over TLS with a client certificate, HTTP/1.1 for one request at a time or
+//! HTTP/2 for many streams, as Go's clients make it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http2;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
@@ -15,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 
 /// Who the server is and who we are: what a kubeconfig says.
@@ -44,35 +47,74 @@ impl Access {
 
     /// A new connection.
     pub async fn connect(&self) -> Result<Connection> {
+        let (sender, connection) = handshake(TokioIo::new(self.secure(&self.config).await?)).await?;
+        tokio::spawn(connection);
+        Ok(Connection { sender: Sender::One(sender) })
+    }
+
+    /// A new HTTP/2 connection. Its clones are streams of it.
+    pub async fn connect_streams(&self) -> Result<Connection> {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TokioIo::new(self.secure(&Arc::new(config)).await?);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(connection);
+        Ok(Connection { sender: Sender::Stream(sender) })
+    }
+
+    async fn secure(&self, config: &Arc<ClientConfig>) -> Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(&self.address)
             .await
             .with_context(|| format!("cannot reach {}", self.address))?;
         stream.set_nodelay(true)?;
         let host = self.address.split(':').next().unwrap_or("localhost").to_owned();
-        let stream = TlsConnector::from(Arc::clone(&self.config)).connect(host.try_into()?, stream).await?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(Connection { sender })
+        Ok(TlsConnector::from(Arc::clone(config)).connect(host.try_into()?, stream).await?)
     }
 }
 
-/// One connection; one request at a time.
+/// One connection, or one stream of it; one request at a time.
 pub struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: Sender,
+}
+
+enum Sender {
+    One(SendRequest<Full<Bytes>>),
+    Stream(http2::SendRequest<Full<Bytes>>),
 }
 
 impl Connection {
+    /// Another stream of the same connection.
+    pub fn another_stream(&self) -> Result<Self> {
+        match &self.sender {
+            Sender::Stream(sender) => Ok(Self { sender: Sender::Stream(sender.clone()) }),
+            Sender::One(_) => bail!("HTTP/1.1 has no streams"),
+        }
+    }
+
     /// Sends a request and returns when the head of the answer is there.
     pub async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "bench")
+        let uri = match self.sender {
+            Sender::One(_) => path.to_owned(),
+            Sender::Stream(_) => format!("https://bench{path}"),
+        };
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Sender::One(_) = self.sender {
+            request = request.header("host", "bench");
+        }
+        let request = request
             .header("content-type", "application/json")
             .header("accept", "application/json")
             .body(Full::new(body))?;
-        self.sender.ready().await?;
-        Ok(self.sender.send_request(request).await?)
+        match &mut self.sender {
+            Sender::One(sender) => {
+                sender.ready().await?;
+                Ok(sender.send_request(request).await?)
+            }
+            Sender::Stream(sender) => {
+                sender.ready().await?;
+                Ok(sender.send_request(request).await?)
+            }
+        }
     }
 
     /// Sends a request and reads the whole answer, which must be a 2xx.
