@@ -1,8 +1,8 @@
 //! The writer: one thread that commits what is queued at once, in one transaction of the log.
 //!
 //! Waiting for more to come would only add to the time of those who wait: while one group syncs, the next one queues. The
-//! order of the queue is the order of revisions. A group becomes durable, then visible to reads, then to watchers, and
-//! then its writers are answered.
+//! order of the queue is the order of revisions. A group becomes durable, then visible to reads, then its writers are
+//! answered, and then watchers are told: what follows from a write does not stand before its answer.
 
 use std::{
     mem,
@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::{
     ephemeral::Ephemerals,
+    history::Change,
     index::{Place, Version},
     lock::DirectoryLock,
     log::Log,
@@ -174,19 +175,21 @@ impl Writer {
         closed
     }
 
-    /// Makes a group of transactions durable and visible, and answers.
+    /// Makes a group of transactions durable and visible, answers, and tells watchers.
     fn commit(&mut self, txns: Vec<Txn>, replies: Vec<Reply>) {
-        let outcomes = self.apply(&txns);
+        let (outcomes, changes) = self.apply(&txns);
         replies.into_iter().zip(outcomes).for_each(|(reply, outcome)| answer(reply, outcome));
+        self.publish(changes);
     }
 
-    fn apply(&mut self, txns: &[Txn]) -> Outcomes {
+    /// Makes a group durable and visible to reads. Its changes are still to be published.
+    fn apply(&mut self, txns: &[Txn]) -> (Outcomes, Vec<Change>) {
         if txns.is_empty() {
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         }
         if let Err(error) = self.reserve(txns.len() as Revision) {
             self.note_failure(&error);
-            return txns.iter().map(|_| Err(error.clone())).collect();
+            return (txns.iter().map(|_| Err(error.clone())).collect(), Vec::new());
         }
         let refused = self.failed.clone();
         let (staged, outcomes) = match self.make_durable(txns, refused) {
@@ -199,8 +202,7 @@ impl Writer {
                     .unwrap_or_else(|_| (Vec::new(), txns.iter().map(|_| Err(error.clone())).collect()))
             }
         };
-        self.make_visible(staged);
-        outcomes
+        (outcomes, self.make_visible(staged))
     }
 
     fn make_durable(
@@ -242,7 +244,7 @@ impl Writer {
         }
     }
 
-    fn make_visible(&mut self, staged: Vec<Staged>) {
+    fn make_visible(&mut self, staged: Vec<Staged>) -> Vec<Change> {
         let mut changes = Vec::with_capacity(staged.len());
         let mut versions = Vec::new();
         let mut head = 0;
@@ -256,11 +258,15 @@ impl Writer {
                 self.shared.index.apply(mem::take(&mut versions), head);
             }
         }
-        if changes.is_empty() {
-            return;
+        if !changes.is_empty() {
+            self.shared.index.apply(versions, head);
+            self.flush_recent();
         }
-        self.shared.index.apply(versions, head);
-        self.flush_recent();
+        changes
+    }
+
+    fn publish(&mut self, changes: Vec<Change>) {
+        let Some(head) = changes.last().map(|change| change.revision) else { return };
         let evicted = self.shared.history.publish(changes, head);
         if evicted.revision > 0 {
             self.shared.index.forget(evicted.keys, evicted.revision);
@@ -378,7 +384,8 @@ impl Writer {
     /// Deletes keys at one revision.
     fn delete(&mut self, keys: Vec<Bytes>) -> Result<(), StoreError> {
         let then = keys.into_iter().map(|key| Op::Delete { key }).collect();
-        let outcomes = self.apply(&[Txn { then, ..Txn::default() }]);
+        let (outcomes, changes) = self.apply(&[Txn { then, ..Txn::default() }]);
+        self.publish(changes);
         outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
     }
 
