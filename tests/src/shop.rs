@@ -113,12 +113,24 @@ struct Probe {
     pair: Pair,
 }
 
+/// The shop and those who visit it, in the examples' directory.
+const MANIFESTS: [&str; 2] = ["shop.yaml", "visitors.yaml"];
+
+/// Whether all objects of the shop and the visitors are there, serving or not.
+#[must_use]
+pub fn is_applied(cluster: &Cluster, examples: &Path) -> bool {
+    MANIFESTS.iter().all(|file| {
+        let path = examples.join(file);
+        cluster.ask(&["get", "-f", &path.to_string_lossy(), "-o", "name"]).is_ok()
+    })
+}
+
 /// Applies the shop and the visitors and waits until all of it serves.
 ///
 /// # Errors
 /// What did not become ready, with what `kubectl` says of it.
 pub fn deploy(cluster: &Cluster, examples: &Path) -> Result<()> {
-    for file in ["shop.yaml", "visitors.yaml"] {
+    for file in MANIFESTS {
         let path = examples.join(file);
         cluster.ask(&["apply", "-f", &path.to_string_lossy()])?;
     }

@@ -93,23 +93,28 @@ impl Up {
         };
         let (prepared, took) = prepare_while_building(spec)?;
         let began = Instant::now().checked_sub(took).context("the machine has run for longer than this")?;
-        let mut times = Vec::new();
+        let mut times = Times::new();
         let cluster = {
             let _stage = Stage::begin("starting Bowsprit on the nodes");
             prepared.start(&|step| println!("    {step}"))?
         };
-        link_kubeconfig(&cluster)?;
         times.push(("API ready", began.elapsed()));
+        self.finish(&cluster, began, times)
+    }
+
+    /// What is to be done once the API answers; may be done again.
+    fn finish(&self, cluster: &Cluster, began: Instant, mut times: Times) -> Result<()> {
+        link_kubeconfig(cluster)?;
         {
             let _stage = Stage::begin("waiting for the nodes to be Ready");
-            await_nodes(&cluster)?;
+            await_nodes(cluster)?;
         }
         times.push(("nodes Ready", began.elapsed()));
         if !self.bare {
-            show_shop(&cluster, began, &mut times)?;
+            show_shop(cluster, began, &mut times)?;
         }
-        report(&cluster, &times)?;
-        if self.bare { Ok(()) } else { print_hints(&cluster) }
+        report(cluster, &times)?;
+        if self.bare { Ok(()) } else { print_hints(cluster) }
     }
 
     fn already_there(&self, cluster: &Cluster) -> Result<()> {
@@ -129,9 +134,18 @@ impl Up {
                 "it is not what was asked for now: `cargo xtask down` first, then `up` with these flags"
             );
         }
+        if !self.bare && !shop::is_applied(cluster, &root().join("deploy/examples")) {
+            println!(
+                "its shop is missing, because `up` was interrupted or somebody deleted it: going on from there"
+            );
+            return self.finish(cluster, Instant::now(), Times::new());
+        }
         status(Some(name.clone()))
     }
 }
+
+/// When a stage was reached, from the beginning.
+type Times = Vec<(&'static str, Duration)>;
 
 /// Makes namespaces and images while the compiler works; also says how long that took, which is part of a cluster's start.
 fn prepare_while_building(spec: Spec) -> Result<(Prepared, Duration)> {
@@ -181,7 +195,7 @@ fn await_nodes(cluster: &Cluster) -> Result<()> {
     cluster.explained(last, "bowsprit", ready.map(drop).context("not every node becomes Ready"))
 }
 
-fn show_shop(cluster: &Cluster, began: Instant, times: &mut Vec<(&'static str, Duration)>) -> Result<()> {
+fn show_shop(cluster: &Cluster, began: Instant, times: &mut Times) -> Result<()> {
     {
         let _stage = Stage::begin("starting the shop (deploy/examples/shop.yaml)");
         shop::deploy(cluster, &root().join("deploy/examples"))?;
