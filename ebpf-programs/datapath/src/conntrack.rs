@@ -278,7 +278,8 @@ pub fn ending<F: Family, T: Tables<F>>(tables: &T) -> Step {
     let mut flags = found.flags;
     let mut state = get!(entry.tcp);
     let other = if flags & (ct_flag::NAT | ct_flag::ALIAS) != 0 {
-        tables.conntrack(&other_key::<F>(entry, flow.protocol, flags))
+        let other = tables.conntrack(&other_key::<F>(entry, flow.protocol, flags));
+        other.filter(|other| is_half(*other, flow, found.reply))
     } else {
         None
     };
@@ -297,6 +298,19 @@ pub fn ending<F: Family, T: Tables<F>>(tables: &T) -> Step {
     }
     event::closed::<F, T>(tables, flow, &found, other);
     Ok(())
+}
+
+/// Whether the flow's tuple is the entry's other one. It is not when a client has taken its tuple again: then a late
+/// packet of the old connection would end the new one. Word by word, without a key: no stack is left for one.
+#[inline(always)]
+fn is_half<A: Address>(entry: Shared<'_, ConntrackEntry<A>>, flow: &Flow<A>, reply: u32) -> bool {
+    let chosen = mask(reply);
+    let ports = [flow.source_port.0 as u32, flow.destination_port.0 as u32];
+    let initiator = A::select(chosen, flow.source, flow.destination);
+    let responder = A::select(chosen, flow.destination, flow.source);
+    let ports = same(get!(entry.other_initiator_port).0 as u32, choose(reply, ports))
+        & same(get!(entry.other_responder_port).0 as u32, choose(reply ^ 1, ports));
+    initiator.same(&get!(entry.other_initiator)) & responder.same(&get!(entry.other_responder)) & ports != 0
 }
 
 /// Key of the other entry of a translated connection.

@@ -303,6 +303,20 @@ both!(both_halves_of_a_translated_connection_know_its_end, rig => {
     }
 });
 
+both!(a_late_end_does_not_end_the_next_connection, rig => {
+    assert_eq!(rig.verdict("a", "tcp a:1 > web:80 S"), "pod b");
+    rig.verdict("b", "tcp b:8080 > a:1 SA");
+    rig.verdict("a", "tcp a:1 > web:80 R");
+    // The client takes its port again, and the service has another backend now.
+    rig.world.backend(10, "friend", 8080, 1);
+    assert_eq!(rig.verdict("a", "tcp a:1 > web:80 S"), "pod friend");
+    rig.verdict("b", "tcp b:8080 > a:1 FA");
+    let entries = rig.world.tables.conntrack.all();
+    let to_friend = rig.world.address("friend");
+    let alias = entries.iter().find(|(_, entry)| entry.other_responder == to_friend).unwrap().1;
+    assert_eq!(alias.tcp & tcp_state::ENDING, 0, "{alias:?}");
+});
+
 both!(a_packet_that_does_not_fit_the_tunnel_is_answered, rig => {
     let (verdict, packet) = rig.send("a", "udp a:1 > r:80 len 1500 df");
     assert_eq!(verdict, "answer TooBig");
