@@ -12,6 +12,9 @@ use std::path::Path;
 pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 /// The image of the examples and tests.
 pub const WORKLOAD_IMAGE: &str = "localhost/workload:1";
+/// A runtime handler whose CNI configuration stands apart, empty until somebody writes one: for benches that want to know
+/// what a pod takes without our network.
+pub const BARE: &str = "bare";
 
 /// Writes the configuration; returns the command line that runs containerd with it.
 ///
@@ -21,7 +24,7 @@ pub fn configure(node: &NodeLayout) -> Result<Vec<String>> {
     let root = node.directory.join("containerd");
     let run = node.run_directory.join("containerd");
     let cni = node.directory.join("cni");
-    for directory in [&root, &run, &cni.join("bin"), &cni.join("net.d")] {
+    for directory in [&root, &run, &cni.join("bin"), &cni.join("net.d"), &cni.join(format!("{BARE}.d"))] {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
     let file = node.directory.join("containerd.toml");
@@ -51,6 +54,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
   # Without it all containerds of the machine share one directory of runc's.
+  Root = "{run}/runc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{BARE}]
+  runtime_type = "io.containerd.runc.v2"
+  cni_conf_dir = "{cni}/{BARE}.d"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{BARE}.options]
   Root = "{run}/runc"
 "#,
         root = root.display(),

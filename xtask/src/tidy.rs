@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("abi", &[]),
     ("agent", &["client", "cri", "dataplane", "netplan", "observe", "pki", "telemetry"]),
     ("api", &[]),
-    ("bench", &["pki", "tests"]),
+    ("bench", &["cri", "pki", "tests"]),
     ("apiserver", &["api", "pki", "store", "telemetry"]),
     ("client", &["api", "pki", "telemetry"]),
     ("controllers", &["api", "client", "telemetry"]),

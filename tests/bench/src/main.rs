@@ -3,6 +3,7 @@
 mod api;
 mod cluster;
 mod connection;
+mod floor;
 mod net;
 mod pods;
 mod scheduler;
