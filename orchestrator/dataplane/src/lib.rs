@@ -12,6 +12,7 @@ mod detach;
 mod devices;
 mod error;
 mod events;
+mod hurry;
 mod ipam;
 mod loader;
 #[cfg(feature = "log")]
@@ -54,6 +55,7 @@ pub use self::{
     conntrack::{Arrivals, Walked},
     detach::detach,
     error::{Error, Result},
+    hurry::{Hurry, hurry},
     loader::patiently,
     metrics::{Metrics, PacketCount},
     pods::{Endpoints, PodDirectory},
@@ -94,6 +96,8 @@ pub(crate) struct Shared {
 impl Dataplane {
     /// Loads the programs into the calling thread's network namespace, adopting what a predecessor left, with traffic running.
     pub fn start(config: Config, registry: &Registry) -> Result<Self> {
+        // Also takes back what a predecessor set that was killed.
+        let _hurry = hurry();
         probe::check(&config)?;
         let lock = lock(&config)?;
         let ipam = Ipam::open(&config.state).map_err(|error| Error::File {

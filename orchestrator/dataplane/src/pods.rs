@@ -18,6 +18,7 @@ use crate::{
     cni::{CniError, Handler, Request, code, result},
     devices::{PodLink, PodWiring, link_name},
     error::Result,
+    hurry,
     ipam::{Key, Record},
 };
 
@@ -158,6 +159,7 @@ impl Handler for Pods {
         let deadline = began + self.policy_wait;
         let wanted = self.wanted(request, deadline)?;
         let _busy = self.occupy(wanted.key());
+        let _hurry = hurry();
         let known = self.shared.ipam.get(&wanted.key()).is_some();
         let record = self.shared.ipam.allocate(wanted)?;
         let link = self.link(&record).inspect_err(|_| {
@@ -182,6 +184,7 @@ impl Handler for Pods {
     fn del(&self, request: &Request) -> Result<(), CniError> {
         let key = (request.container.clone(), request.ifname.clone());
         let _busy = self.occupy(key.clone());
+        let _hurry = hurry();
         match self.shared.ipam.get(&key) {
             Some(record) => self.shared.remove_pod(&record),
             // Nothing is known of it; a device may be left of an ADD that was cut off.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use dataplane::hurry;
 use tokio::time::Instant;
 
 use super::actions::{self, Target};
@@ -136,6 +137,7 @@ impl Steps {
         let queued = Instant::now();
         let _slot = self.shared.starts.acquire(Urgency::Pod).await;
         self.note_wait("queued", "", queued);
+        let _hurry = hurry();
         let began = Instant::now();
         match self.shared.runtime.create_pod(&config).await {
             Ok(instance) => {
@@ -156,6 +158,7 @@ impl Steps {
         loop {
             let result = {
                 let _slot = self.shared.stops.acquire(Urgency::Pod).await;
+                let _hurry = hurry();
                 self.shared.runtime.stop_pod(id).await
             };
             match result {
@@ -240,6 +243,7 @@ impl Steps {
         let queued = Instant::now();
         let _slot = self.shared.starts.acquire(Urgency::Container).await;
         self.note_wait("queued", name, queued);
+        let _hurry = hurry();
         let began = Instant::now();
         match self.shared.runtime.start_container(&instance.id, &pod, &config).await {
             Ok(id) => {
