@@ -1,5 +1,6 @@
 //! Bounds how many starts run in the runtime at once, and lets a pod that was begun finish before the next one begins:
-//! containers go before new pods, so that pods come up one after the other instead of all at the end.
+//! containers go before new pods, so that pods come up one after the other instead of all at the end. Stops are bounded the
+//! same way, and go before the removal of what has stopped.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,10 +16,10 @@ pub const STOPS_AT_ONCE: usize = 8;
 /// Who is served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// A container of a pod that has its sandbox.
-    Container,
-    /// A new pod.
-    Pod,
+    /// A container of a pod that has its sandbox; a pod that is to stop.
+    First,
+    /// A new pod; one that has stopped and is to be removed.
+    Later,
 }
 
 /// A counting semaphore with two queues.
@@ -29,8 +30,8 @@ pub struct Slots {
 
 struct Inner {
     free: usize,
-    containers: VecDeque<oneshot::Sender<Slot>>,
-    pods: VecDeque<oneshot::Sender<Slot>>,
+    first: VecDeque<oneshot::Sender<Slot>>,
+    later: VecDeque<oneshot::Sender<Slot>>,
 }
 
 /// One place, given back on drop.
@@ -44,7 +45,7 @@ pub struct Slot {
 impl Slots {
     /// `count` places.
     pub fn new(count: usize) -> Self {
-        let inner = Inner { free: count, containers: VecDeque::new(), pods: VecDeque::new() };
+        let inner = Inner { free: count, first: VecDeque::new(), later: VecDeque::new() };
         Slots { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -58,8 +59,8 @@ impl Slots {
             }
             let (sender, receiver) = oneshot::channel();
             match urgency {
-                Urgency::Container => inner.containers.push_back(sender),
-                Urgency::Pod => inner.pods.push_back(sender),
+                Urgency::First => inner.first.push_back(sender),
+                Urgency::Later => inner.later.push_back(sender),
             }
             receiver
         };
@@ -73,7 +74,7 @@ impl Drop for Slot {
         loop {
             let next = {
                 let mut inner = shared.lock();
-                let next = inner.containers.pop_front().or_else(|| inner.pods.pop_front());
+                let next = inner.first.pop_front().or_else(|| inner.later.pop_front());
                 if next.is_none() {
                     inner.free += 1;
                 }
@@ -96,10 +97,10 @@ mod tests {
     #[tokio::test]
     async fn containers_go_before_pods_and_no_place_is_lost() {
         let slots = Slots::new(1);
-        let held = slots.acquire(Urgency::Pod).await;
+        let held = slots.acquire(Urgency::Later).await;
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
-        for (name, urgency) in [("pod", Urgency::Pod), ("container", Urgency::Container)] {
+        for (name, urgency) in [("pod", Urgency::Later), ("container", Urgency::First)] {
             let (waiting, seen) = (slots.clone(), order.clone());
             tasks.push(tokio::spawn(async move {
                 let _slot = waiting.acquire(urgency).await;
@@ -107,8 +108,7 @@ mod tests {
             }));
             tokio::task::yield_now().await;
         }
-        let abandoned =
-            tokio::time::timeout(std::time::Duration::ZERO, slots.acquire(Urgency::Container)).await;
+        let abandoned = tokio::time::timeout(std::time::Duration::ZERO, slots.acquire(Urgency::First)).await;
         assert!(abandoned.is_err());
         drop(held);
         for task in tasks {

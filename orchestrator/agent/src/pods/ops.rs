@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dataplane::hurry;
+use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 use super::actions::{self, Target};
@@ -42,6 +43,8 @@ pub struct Steps {
     pub pod: Arc<Pod>,
     /// Where stages are recorded.
     pub timeline: Timeline,
+    /// Shared while the runtime is stopping a container of the pod.
+    pub ending: Arc<RwLock<()>>,
 }
 
 /// Why an image is not here.
@@ -135,7 +138,7 @@ impl Steps {
         }
         self.shared.settings.cgroups.prepare(&self.pod);
         let queued = Instant::now();
-        let _slot = self.shared.starts.acquire(Urgency::Pod).await;
+        let _slot = self.shared.starts.acquire(Urgency::Later).await;
         self.note_wait("queued", "", queued);
         let _hurry = hurry();
         let began = Instant::now();
@@ -153,11 +156,14 @@ impl Steps {
 
     /// Stops the pod in the runtime and gives its address back; returns when that is done.
     pub async fn stop_instance(&self, id: &str) {
+        // The event of a container's end comes before the runtime has put it away; asked to stop the pod in between, it
+        // kills that container a second time.
+        drop(self.ending.write().await);
         let mut retry = END_RETRY_FIRST;
         let began = Instant::now();
         loop {
             let result = {
-                let _slot = self.shared.stops.acquire(Urgency::Pod).await;
+                let _slot = self.shared.stops.acquire(Urgency::First).await;
                 let _hurry = hurry();
                 self.shared.runtime.stop_pod(id).await
             };
@@ -241,7 +247,7 @@ impl Steps {
             .map_err(|error| self.config_failed(container, &error))?;
         let name = container.name.as_str();
         let queued = Instant::now();
-        let _slot = self.shared.starts.acquire(Urgency::Container).await;
+        let _slot = self.shared.starts.acquire(Urgency::First).await;
         self.note_wait("queued", name, queued);
         let _hurry = hurry();
         let began = Instant::now();
@@ -288,7 +294,7 @@ impl Steps {
         let grace = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
         let began = Instant::now();
         let mut retry = END_RETRY_FIRST;
-        while let Err(error) = self.shared.runtime.stop_container(&plan.id, grace).await {
+        while let Err(error) = self.end_run(&plan.id, grace).await {
             if !error.is_unavailable() {
                 self.warn(Some(name), "FailedKillPod", &format!("error killing container {name}: {error}"));
                 self.failed("stop");
@@ -296,6 +302,11 @@ impl Steps {
             retry = pause(retry).await;
         }
         self.timeline.record("stopped", name, began, "");
+    }
+
+    async fn end_run(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        let _ending = self.ending.read().await;
+        self.shared.runtime.stop_container(id, grace).await
     }
 
     /// True when there was a hook to run.
@@ -354,10 +365,15 @@ impl Steps {
         }
     }
 
-    /// Removes an instance's records from the runtime.
+    /// Removes an instance's records from the runtime, after the stops that somebody waits for.
     pub async fn remove_instance(&self, id: &str) {
         let mut retry = END_RETRY_FIRST;
-        while let Err(error) = self.shared.runtime.remove_pod(id).await {
+        loop {
+            let result = {
+                let _slot = self.shared.stops.acquire(Urgency::Later).await;
+                self.shared.runtime.remove_pod(id).await
+            };
+            let Err(error) = result else { break };
             tracing::debug!(pod = %self.pod.reference(), %error, "instance not removed yet");
             retry = pause(retry).await;
         }

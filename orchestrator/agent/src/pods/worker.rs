@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::mpsc;
+use tokio::sync::{RwLock, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -75,6 +75,7 @@ pub struct Worker {
     probes: HashMap<usize, Probes>,
     prepared: Prepared,
     keeper: Option<Keeper>,
+    ending: Arc<RwLock<()>>,
     conditions: Vec<PodCondition>,
     reported_timeline: Option<String>,
     was_running: bool,
@@ -110,6 +111,7 @@ impl Worker {
             probes: HashMap::new(),
             prepared: Prepared::default(),
             keeper: None,
+            ending: Arc::default(),
             shared,
             pod,
         };
@@ -181,7 +183,12 @@ impl Worker {
     }
 
     fn steps(&self) -> Steps {
-        Steps { shared: self.shared.clone(), pod: self.pod.clone(), timeline: self.timeline.clone() }
+        Steps {
+            shared: self.shared.clone(),
+            pod: self.pod.clone(),
+            timeline: self.timeline.clone(),
+            ending: self.ending.clone(),
+        }
     }
 
     fn spec(&self, name: &str) -> Option<&Container> {

@@ -146,8 +146,9 @@ impl Worker {
         });
     }
 
-    /// The last report first, then the node's traces, then the object: a reader never sees the object gone while
-    /// something of the pod is left that could disturb its successor.
+    /// The last report first, then the object, and the node's traces meanwhile: they carry the pod's uid, so that a successor
+    /// of its name is not disturbed by them; what could disturb one, addresses and ports, went with the instance. The
+    /// runtime's records go last: until then an agent that was killed finds the pod again and cleans up after it.
     fn finish(&mut self) {
         self.keeper = None;
         self.publish();
@@ -160,15 +161,13 @@ impl Worker {
         let (steps, uid) = (self.steps(), self.reference.uid.clone());
         self.spawn(async move {
             let cleaned = steps.clean_up();
-            let reported = async {
+            let let_go = async {
                 if deleted {
                     steps.shared.reporter.flush(&uid).await;
+                    steps.delete_object().await;
                 }
             };
-            futures::join!(cleaned, reported);
-            if deleted {
-                steps.delete_object().await;
-            }
+            futures::join!(cleaned, let_go);
             for id in instances {
                 steps.remove_instance(&id).await;
             }
