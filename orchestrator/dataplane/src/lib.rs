@@ -165,7 +165,9 @@ impl Dataplane {
 
     /// Answers CNI from now on, with policy from `directory`.
     pub fn serve_cni(&self, directory: Arc<dyn PodDirectory>) -> Result<()> {
-        let pods = Arc::new(Pods::new(self.shared.clone(), directory, self.config.policy_wait));
+        let pods = Pods::new(self.shared.clone(), directory, self.config.policy_wait)
+            .map_err(Error::file("starting a thread for", &self.config.cni_socket))?;
+        let pods = Arc::new(pods);
         let server = cni::Server::start(&self.config.cni_socket, pods)?;
         *self.cni.lock() = Some(server);
         Ok(())
@@ -269,10 +271,21 @@ impl Shared {
 
     /// Takes a pod out of the datapath, then its device, then its address.
     fn remove_pod(&self, record: &Record) -> Result<(), CniError> {
+        self.forget_pod(record)?;
+        self.release_pod(record)
+    }
+
+    /// Takes a pod out of the datapath: nothing leads to its device any more.
+    fn forget_pod(&self, record: &Record) -> Result<(), CniError> {
         if let Some(endpoint) = self.pods.remove(record) {
             let mut programmer = self.programmer.lock();
             programmer.forget(&endpoint.addresses, endpoint.netns_cookie, &self.connections)?;
         }
+        Ok(())
+    }
+
+    /// Takes a pod's device away, and only then gives its address back.
+    fn release_pod(&self, record: &Record) -> Result<(), CniError> {
         self.loader.detach_pod(&record.device)?;
         PodLink::remove(&record.device)?;
         self.ipam.release(&record.key())?;

@@ -2,8 +2,10 @@
 
 use std::{
     collections::HashSet,
+    io,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -43,12 +45,27 @@ pub(crate) struct Pods {
     shared: Arc<Shared>,
     directory: Arc<dyn PodDirectory>,
     policy_wait: Duration,
-    /// Sandboxes at work: a retried ADD waits for the one before it.
-    busy: Mutex<HashSet<Key>>,
+    occupied: Arc<Occupied>,
+    remover: Remover,
+}
+
+/// Sandboxes at work: a retried ADD waits for the one before it.
+#[derive(Debug, Default)]
+struct Occupied {
+    keys: Mutex<HashSet<Key>>,
     idle: Condvar,
 }
 
-struct Busy<'a>(&'a Pods, Key);
+struct Busy(Arc<Occupied>, Key);
+
+/// Takes the devices of pods that went away from the node: the kernel answers that only 10 ms later, when nothing can hold the
+/// device any more, and nobody has to wait for it. A pod's record stays, and its sandbox is busy, until its device is gone;
+/// a successor of an agent that ends before finds the record, and the runtime asks for the removal of every sandbox twice.
+struct Remover {
+    /// At most as many as the node has pods.
+    jobs: Option<mpsc::Sender<(Record, Busy)>>,
+    thread: Option<JoinHandle<()>>,
+}
 
 /// The devices of pods by their records.
 #[derive(Debug)]
@@ -103,16 +120,14 @@ pub(crate) fn endpoint(record: &Record, link: &PodLink) -> Arc<LocalEndpoint> {
 // === impl Pods ===
 
 impl Pods {
-    pub(crate) fn new(shared: Arc<Shared>, directory: Arc<dyn PodDirectory>, policy_wait: Duration) -> Self {
-        Pods { shared, directory, policy_wait, busy: Mutex::default(), idle: Condvar::new() }
-    }
-
-    fn occupy(&self, key: Key) -> Busy<'_> {
-        let mut busy = self.busy.lock();
-        while !busy.insert(key.clone()) {
-            self.idle.wait(&mut busy);
-        }
-        Busy(self, key)
+    /// Starts the thread that removes devices.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        directory: Arc<dyn PodDirectory>,
+        policy_wait: Duration,
+    ) -> io::Result<Self> {
+        let remover = Remover::start(shared.clone())?;
+        Ok(Pods { shared, directory, policy_wait, occupied: Arc::default(), remover })
     }
 
     /// What a record would say of the request, without addresses.
@@ -158,7 +173,7 @@ impl Handler for Pods {
         let began = Instant::now();
         let deadline = began + self.policy_wait;
         let wanted = self.wanted(request, deadline)?;
-        let _busy = self.occupy(wanted.key());
+        let _busy = Occupied::take(&self.occupied, wanted.key());
         let _hurry = hurry();
         let known = self.shared.ipam.get(&wanted.key()).is_some();
         let record = self.shared.ipam.allocate(wanted)?;
@@ -183,10 +198,14 @@ impl Handler for Pods {
 
     fn del(&self, request: &Request) -> Result<(), CniError> {
         let key = (request.container.clone(), request.ifname.clone());
-        let _busy = self.occupy(key.clone());
+        let busy = Occupied::take(&self.occupied, key.clone());
         let _hurry = hurry();
         match self.shared.ipam.get(&key) {
-            Some(record) => self.shared.remove_pod(&record),
+            Some(record) => {
+                self.shared.forget_pod(&record)?;
+                self.remover.remove(record, busy);
+                Ok(())
+            }
             // Nothing is known of it; a device may be left of an ADD that was cut off.
             None => {
                 let device = link_name(&key.0, &key.1);
@@ -216,9 +235,58 @@ impl Handler for Pods {
     }
 }
 
-impl Drop for Busy<'_> {
+// === impl Occupied ===
+
+impl Occupied {
+    /// Waits until nobody else is at work on the sandbox.
+    fn take(this: &Arc<Self>, key: Key) -> Busy {
+        let mut keys = this.keys.lock();
+        while !keys.insert(key.clone()) {
+            this.idle.wait(&mut keys);
+        }
+        Busy(this.clone(), key)
+    }
+}
+
+impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.lock().remove(&self.1);
+        self.0.keys.lock().remove(&self.1);
         self.0.idle.notify_all();
+    }
+}
+
+// === impl Remover ===
+
+impl Remover {
+    fn start(shared: Arc<Shared>) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel::<(Record, Busy)>();
+        let thread = thread::Builder::new().name("cni-remover".into()).spawn(move || {
+            for (record, _busy) in queue {
+                let _hurry = hurry();
+                if let Err(error) = shared.release_pod(&record) {
+                    tracing::error!(
+                        device = record.device,
+                        sandbox = record.container,
+                        %error,
+                        "a pod's device is not removed and its address stays taken until the runtime asks again"
+                    );
+                }
+            }
+        })?;
+        Ok(Remover { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    fn remove(&self, record: Record, busy: Busy) {
+        let jobs = self.jobs.as_ref().expect("invariant: there until the drop");
+        jobs.send((record, busy)).expect("invariant: the thread takes jobs until the drop");
+    }
+}
+
+impl Drop for Remover {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
