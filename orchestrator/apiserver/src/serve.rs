@@ -21,6 +21,7 @@ use crate::body::Body;
 pub mod connection;
 pub mod listener;
 pub mod tls;
+mod together;
 
 /// Most connections at a time: one HTTP/2 connection for each of 2,000 agents, and room for many HTTP/1.1 watches.
 /// Over it, new ones wait in the kernel's backlog.

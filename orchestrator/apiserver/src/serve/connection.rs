@@ -12,6 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::together::Together;
 use super::{Handler, Server, tls};
 use crate::body::{Body, BoxError};
 
@@ -109,7 +110,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_BYTES_MAX as u32);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Together::new(stream)), service));
     tokio::select! {
         done = connection.as_mut() => return done.map_err(Into::into),
         () = server.draining.cancelled() => connection.as_mut().graceful_shutdown(),
