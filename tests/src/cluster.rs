@@ -577,6 +577,7 @@ pub fn down(clusters: &Path, name: &str) -> Result<bool> {
         }
     }
     journal.replay()?;
+    let_kernel_rest()?;
     // Shared with the clusters of other checkouts: the last one takes it away.
     if let Some(Err(error)) = layout.run_directory().parent().map(fs::remove_dir)
         && !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
@@ -585,6 +586,17 @@ pub fn down(clusters: &Path, name: &str) -> Result<bool> {
             .with_context(|| format!("cannot remove the parent of {}", layout.run_directory().display()));
     }
     Ok(true)
+}
+
+/// An agent that is killed while a pod starts leaves the kernel in a hurry (`dataplane`'s module of that name, whose number
+/// this is), until the next agent starts. Agents of other clusters that hurry now wait a little longer, once.
+fn let_kernel_rest() -> Result<()> {
+    const SWITCH: &str = "/sys/kernel/rcu_expedited";
+    const AGENTS: &str = "176";
+    if fs::read_to_string(SWITCH).is_ok_and(|held| held.trim() == AGENTS) {
+        fs::write(SWITCH, "0").with_context(|| format!("cannot write {SWITCH}"))?;
+    }
+    Ok(())
 }
 
 /// The name of the cluster that `cargo xtask up` makes in this checkout: several checkouts do not meet.
