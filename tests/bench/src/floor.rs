@@ -3,7 +3,7 @@
 //! Its sandboxes use the handler `containerd::BARE`, whose CNI plugin only prints an address: no agent is asked.
 
 use crate::cluster::PATIENCE;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cri::runtime as pb;
 use cri::runtime::runtime_service_client::RuntimeServiceClient;
 use cri::tonic::transport::Channel;
@@ -13,11 +13,14 @@ use rig::layout::NodeLayout;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Starts or stops at once with which the runtime gets most done on two cores (design/node.md).
 pub const AT_ONCE: usize = 4;
 /// Seconds until SIGKILL; the workload ends at once.
 const GRACE: i64 = 5;
+/// Between looks at what the runtime still has: CRI of containerd 1.6 tells of no removal.
+const LOOK: Duration = Duration::from_millis(5);
 /// The container's log, in the directory of its pod's.
 const LOG: &str = "c.log";
 /// The smallest network there is: an answer. A documentation address (RFC 5737).
@@ -61,6 +64,24 @@ impl Floor {
             cgroup: format!("{}/{BARE}", node.cgroup),
             logs,
         })
+    }
+
+    /// Returns once the runtime has no pod any more: what is still being removed after a pod's object went is nobody else's
+    /// burden.
+    pub async fn until_idle(&self) -> Result<()> {
+        let mut runtime = self.runtime.clone();
+        let deadline = Instant::now() + PATIENCE;
+        while !runtime
+            .list_pod_sandbox(pb::ListPodSandboxRequest::default())
+            .await?
+            .into_inner()
+            .items
+            .is_empty()
+        {
+            ensure!(Instant::now() < deadline, "the runtime keeps pods that are gone");
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// A pod of one container, up to the answer that it runs.

@@ -58,6 +58,7 @@ async fn one_by_one(access: &Access, logs: &Path, floor: &Floor, figures: &mut F
     let mut pods = Pods::watch(access).await?;
     for number in 0..ONE_BY_ONE {
         let name = format!("one-{number}");
+        floor.until_idle().await?;
         let began = Instant::now();
         let bare = floor.start(&name).await?;
         bare_running.push(began.elapsed());
@@ -108,6 +109,7 @@ async fn many(access: &Access, logs: &Path, floor: &Floor, pid: i32, figures: &m
     let (mut running, mut gone, mut resident, mut cpus) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut bare_running, mut bare_gone) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
+        floor.until_idle().await?;
         let began = Instant::now();
         let bare = many_bare(floor, run).await?;
         bare_running.push(began.elapsed().as_secs_f64());
