@@ -1,7 +1,7 @@
 //! The socket hooks on a real cgroup: a connect to a Service arrives at its backend, and the client never learns.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,13 @@ use abi::{Addr4, Addr6, Backend, Port, Service, ServiceKey, event_kind, protocol
 use aya::programs::{CgroupAttachMode, Program};
 use datapath::V4;
 use datapath::host::World;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::kernel::{Kernel, ip};
 
+/// A command of a test takes some milliseconds; a loaded machine gets much longer.
+const LEAVE_MS: u16 = 10_000;
 /// Where cgroup v2 may be mounted: alone, or beside v1.
 const HIERARCHIES: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
@@ -49,7 +52,26 @@ fn join(cgroup: &Path) {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         join(&self.home);
-        let _ = fs::remove_dir(&self.path);
+        // Commands that other tests began meanwhile are in it until they end.
+        await_empty(&self.path);
+        fs::remove_dir(&self.path)
+            .unwrap_or_else(|error| panic!("removing {}: {error}", self.path.display()));
+    }
+}
+
+/// Waits until no process is left in a cgroup.
+fn await_empty(cgroup: &Path) {
+    let mut events = fs::File::open(cgroup.join("cgroup.events")).expect("a cgroup has events");
+    loop {
+        let mut text = String::new();
+        events.rewind().expect("a file");
+        events.read_to_string(&mut text).expect("readable");
+        if text.contains("populated 0") {
+            return;
+        }
+        let changed =
+            poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], PollTimeout::from(LEAVE_MS));
+        assert!(changed.expect("cgroup files can be polled") > 0, "{} stays populated", cgroup.display());
     }
 }
 
