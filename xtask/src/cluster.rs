@@ -133,8 +133,7 @@ impl Up {
             println!(
                 "it is not what was asked for now: `cargo xtask down` first, then `up` with these flags"
             );
-        }
-        if !self.bare && !shop::is_applied(cluster, &root().join("deploy/examples")) {
+        } else if !self.bare && !shop::is_applied(cluster, &root().join("deploy/examples")) {
             println!(
                 "its shop is missing, because `up` was interrupted or somebody deleted it: going on from there"
             );

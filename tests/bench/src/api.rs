@@ -70,8 +70,8 @@ async fn measure(binary: &Path) -> Result<()> {
     }
     drop(server);
     memory_and_lists(binary, &mut figures).await?;
-    fan_out(binary, WATCHES_OF_CLIENT, (AtMost(1.0), AtMost(4.0)), &mut figures).await?;
-    fan_out(binary, 1, (None, None), &mut figures).await?;
+    fan_out(binary, WATCHES_OF_CLIENT, [Some(AtMost(1.0)), Some(AtMost(4.0))], &mut figures).await?;
+    fan_out(binary, 1, [None, None], &mut figures).await?;
     figures.finish()
 }
 
@@ -231,7 +231,7 @@ async fn memory_and_lists(binary: &Path, figures: &mut Figures) -> Result<()> {
 async fn fan_out(
     binary: &Path,
     streams: usize,
-    bars: (impl Into<Option<Bar>>, impl Into<Option<Bar>>),
+    [bar_p50, bar_p99]: [Option<Bar>; 2],
     figures: &mut Figures,
 ) -> Result<()> {
     let server = Server::begin(binary).await?;
@@ -279,12 +279,12 @@ async fn fan_out(
     }
     let all = |samples: &[Duration]| samples.iter().map(|sample| ms(*sample)).collect::<Vec<_>>();
     let name = format!("{WATCHERS} watchers on {} connections", WATCHERS / streams);
-    figures.add(&format!("{name}, create until the last, p50"), "ms", &all(&last), bars.0);
+    figures.add(&format!("{name}, create until the last, p50"), "ms", &all(&last), bar_p50);
     figures.add(
         &format!("{name}, create until the last, p99"),
         "ms",
         &[ms(quantile(&mut last, 0.99))],
-        bars.1,
+        bar_p99,
     );
     figures.add(&format!("{name}, create, p50"), "ms", &all(&replies), None);
     figures.add(&format!("{name}, create, p99"), "ms", &[ms(quantile(&mut replies, 0.99))], None);

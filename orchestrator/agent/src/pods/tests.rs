@@ -207,7 +207,7 @@ async fn the_address_is_reported_before_the_image_is_here() {
     node.status(|status| waiting(status) == "ImagePullBackOff" || ready(status)).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn sigterm_waits_for_the_cluster_to_let_go() {
     let node = Node::new();
     node.applied.send(8).expect("heard");
@@ -223,7 +223,7 @@ async fn sigterm_waits_for_the_cluster_to_let_go() {
     assert!(stop.as_deref().is_some_and(|call| call.ends_with(" 30")), "{stop:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn sigterm_waits_until_nothing_comes_and_all_is_answered() {
     let node = Node::new();
     node.network.unanswered.store(1, Ordering::SeqCst);
