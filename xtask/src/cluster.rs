@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use rig::cluster::{self, Cluster, Prepared, Routing, Spec, Store};
 use rig::shop::{self, Row};
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -231,7 +233,7 @@ fn report(cluster: &Cluster, times: &[(&str, Duration)]) -> Result<()> {
     for (what, when) in times {
         println!("    {what:<20} after {:.2} s", when.as_secs_f64());
     }
-    print_memory(cluster);
+    print!("{}", memory(cluster));
     Ok(())
 }
 
@@ -268,27 +270,29 @@ fn print_hints(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn print_memory(cluster: &Cluster) {
+fn memory(cluster: &Cluster) -> String {
+    let mut table = String::new();
     for node in cluster.nodes() {
         for name in ["bowsprit", "containerd", "etcd"] {
             if let Some(process) = cluster.process(node.index, name) {
-                println!(
-                    "    {:<8} {name:<11} pid {:<7} {:>5.1} MiB",
-                    node.name,
-                    process.pid,
-                    rig::resident_mib(process.pid)
-                );
+                let (pid, resident) = (process.pid, rig::resident_mib(process.pid));
+                let _ = writeln!(table, "    {:<8} {name:<11} pid {pid:<7} {resident:>5.1} MiB", node.name);
             }
         }
     }
+    table
 }
 
 /// `cargo xtask status`.
 pub fn status(name: Option<String>) -> Result<()> {
     let cluster = open(name)?;
-    println!("{}", cluster.ask(&["get", "nodes,pods,services", "-A", "-o", "wide"])?);
-    print_memory(&cluster);
-    Ok(())
+    let objects = cluster.ask(&["get", "nodes,pods,services", "-A", "-o", "wide"])?;
+    let text = format!("{objects}\n\n{}", memory(&cluster));
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // `status | head` has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 /// `cargo xtask down`.

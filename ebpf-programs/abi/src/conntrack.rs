@@ -21,7 +21,7 @@ pub struct ConntrackKey<A> {
     pub low_port: Port,
     /// The greater end's port; for ICMP echo, the identifier.
     pub high_port: Port,
-    /// IP protocol number, and [`ct_protocol::CLASH`].
+    /// IP protocol number, and bits of [`ct_protocol`].
     pub protocol: u32,
 }
 
@@ -29,6 +29,8 @@ pub struct ConntrackKey<A> {
 pub mod ct_protocol {
     /// The alias of a flow whose own tuple is taken by the main entry of a translated one.
     pub const CLASH: u32 = 1 << 8;
+    /// For the moment in which a tuple goes from a connection that is over to a new one: nobody else takes it over.
+    pub const TAKEN_OVER: u32 = 1 << 9;
 }
 
 /// What is known about a connection. Indexes of two-element arrays: 0 the initiator, 1 the responder.

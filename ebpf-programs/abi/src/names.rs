@@ -111,6 +111,8 @@ maps! {
     CONNTRACK4 = 131_072, "two entries for each of 64k connections of a node";
     /// HASH, preallocated, `ConntrackKey` -> `ConntrackEntry`.
     CONNTRACK6 = 131_072, "as CONNTRACK4";
+    /// ARRAY, one u32: the next source port's turn.
+    SNAT_TURN = 1, "one counter";
     /// LRU_HASH, `AffinityKey` -> `AffinityValue`.
     AFFINITY4 = 65_536, "clients of the services that ask for affinity";
     /// LRU_HASH, `AffinityKey` -> `AffinityValue`.

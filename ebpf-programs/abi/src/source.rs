@@ -19,6 +19,7 @@ pub const SOURCES: &[&str] = &[
     "datapath/src/leave.rs",
     "datapath/src/socket.rs",
     "programs/src/output.rs",
+    "datapath/src/claim.rs",
 ];
 
 /// The number of a file; for `file!()` in a constant, where a file that is not listed fails the build.

@@ -1,23 +1,17 @@
-//! Puts a new flow on record: one entry, or two when it is translated, and the port that source NAT needs.
+//! Puts a new flow on record: one entry, or two when it is translated.
 
-use abi::{ConntrackEntry, DropCode, Port, ct_flag, ct_protocol, tcp_state, via};
+use abi::{ConntrackEntry, DropCode, ct_flag, ct_protocol, tcp_state, via};
 
 use crate::address::Address;
-use crate::bits::{forget, mask, select};
+use crate::bits::forget;
+use crate::claim::claim;
 use crate::conntrack::tcp_bits;
 use crate::family::Family;
-use crate::flow::{Flow, decided, shape};
+use crate::flow::{Flow, decided};
 use crate::get;
 use crate::peer::is;
 use crate::tables::{Claim, Inserted, Tables};
 use crate::verdict::{Step, need, refuse};
-
-/// Ports that are tried for one flow. With half of the 16,384 in use towards one destination and port, eight tries fail
-/// once in 256 flows; the client's next SYN tries eight others.
-const CLAIM_TRIES: u32 = 8;
-
-/// Distance between tries: odd, so that all ports are reached, and far, so that neighbours in use are left behind.
-const CLAIM_STRIDE: u32 = 4099;
 
 /// Records the flow as it was decided. Claims a source port where one is needed and leaves it in the flow.
 #[inline(always)]
@@ -126,52 +120,6 @@ fn replaceable<F: Family, T: Tables<F>>(tables: &T, flow: &Flow<F::Address>) -> 
         && initiator.same(&flow.source) & responder.same(&flow.destination) != 0
         && get!(old.other_initiator_port) == flow.source_port
         && get!(old.other_responder_port) == flow.destination_port
-}
-
-/// Finds a source port whose tuple is free, by inserting it. `looked_up` is the tuple's key, but for that port, and the
-/// draft says which end is which in it.
-#[inline(always)]
-pub fn claim<F: Family, T: Tables<F>>(
-    tables: &T,
-    flow: &mut Flow<F::Address>,
-    draft: &ConntrackEntry<F::Address>,
-) -> Step {
-    let config = tables.config();
-    let (first, ports) = (get!(config.snat_first) as u32, get!(config.snat_mask) as u32);
-    // The two addresses differ, so their order alone decides the key's: only the port in it changes between tries.
-    let low = draft.flags & ct_flag::ORIG_LOW;
-    // An echo has one identifier, and both ends use it.
-    let echo = mask((flow.shape / shape::ECHO) & 1);
-    let (into_low, into_high) = (mask(low) | echo, mask(low ^ 1) | echo);
-    let mut offset = tables.random();
-    let mut tries = 0;
-    while tries < CLAIM_TRIES {
-        let port = Port::new((first + (offset & ports)) as u16);
-        let key = &mut flow.looked_up;
-        key.low_port = Port(select(into_low, key.low_port.0 as u32, port.0 as u32) as u16);
-        key.high_port = Port(select(into_high, key.high_port.0 as u32, port.0 as u32) as u16);
-        match tables.conntrack_insert(key, draft, Claim::New) {
-            Inserted::Done => return claimed(flow, port),
-            Inserted::Full => refuse!(ConntrackFull),
-            Inserted::Taken => {}
-        }
-        offset = offset.wrapping_add(CLAIM_STRIDE);
-        tries += 1;
-    }
-    if flow.decided & decided::SOURCE == 0 {
-        refuse!(ConntrackClash)
-    }
-    refuse!(SnatExhausted)
-}
-
-/// Leaves the claimed port in the flow.
-#[inline(always)]
-fn claimed<A: Address>(flow: &mut Flow<A>, port: Port) -> Step {
-    flow.from_port = port;
-    if flow.is(shape::ECHO) {
-        flow.to_port = port;
-    }
-    Ok(())
 }
 
 /// The entry under the tuple that the initiator uses.

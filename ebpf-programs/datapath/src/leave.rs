@@ -3,9 +3,9 @@
 
 use abi::{ConntrackEntry, Hook, ct_flag, feature, via};
 
+use crate::claim::claim;
 use crate::conntrack::{Found, account, other_tuple};
 use crate::context::{Context, note};
-use crate::establish::claim;
 use crate::family::Family;
 use crate::flow::{Flow, decided, shape};
 use crate::hooks::is_tunnel;

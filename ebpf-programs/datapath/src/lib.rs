@@ -2,7 +2,8 @@
 //!
 //! A packet comes in by a [`Place`] and is parsed into a [`Flow`]; [`conntrack`] decides most of them with one lookup;
 //! the first of a flow goes through [`mod@begin`]: who sends ([`peer`]), which backend serves ([`service`]), whether the
-//! policy allows it ([`policy`]), which port source NAT claims ([`establish`]). [`leave`] gives what leaves the node
+//! policy allows it ([`policy`]), which port source NAT gives it ([`mod@claim`]); then it is on record
+//! ([`establish`]). [`leave`] gives what leaves the node
 //! its outside addresses, [`mod@related`] moves ICMP errors, [`answer`] speaks for Services without backends.
 //!
 //! Everything is generic over the address [`Family`], the [`Packet`], the [`Tables`] and the [`Observer`], and inlined
@@ -18,6 +19,7 @@ pub mod answer;
 pub mod begin;
 pub mod bits;
 pub mod checksum;
+pub mod claim;
 pub mod conntrack;
 mod context;
 pub mod deliver;

@@ -9,6 +9,7 @@ use abi::{
     SockReverseKey, SockReverseValue, State,
 };
 
+use crate::claim::{CLAIM_TRIES, Search};
 use crate::family::Family;
 use crate::flow::Flow;
 use crate::observe::Observer;
@@ -109,6 +110,8 @@ pub trait Tables<F: Family>: Sized {
     fn now(&self) -> u32;
     /// Any number.
     fn random(&self) -> u32;
+    /// The next number of a counter. Two CPUs may get the same one.
+    fn turn(&self) -> u32;
 
     /// The connection with this key.
     fn conntrack(&self, key: &ConntrackKey<AddressOf<F>>)
@@ -120,6 +123,14 @@ pub trait Tables<F: Family>: Sized {
         entry: &ConntrackEntry<AddressOf<F>>,
         claim: Claim,
     ) -> Inserted;
+    /// Goes on with a search for a source port until it is over: another loop that is long.
+    #[inline(always)]
+    fn search(&self, search: &mut Search<'_, AddressOf<F>>) {
+        let mut i = 0;
+        while i < CLAIM_TRIES && !search.step::<F, Self>(self, i) {
+            i += 1;
+        }
+    }
     /// Removes a connection.
     fn conntrack_remove(&self, key: &ConntrackKey<AddressOf<F>>);
     /// Whether new flows of this source are refused under pressure.

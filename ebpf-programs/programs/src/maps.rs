@@ -33,6 +33,8 @@ pub static POLICY_RANGES: Array<PortRange> = Array::with_max_entries(size(names:
 #[map]
 pub static STATE: Array<State> = Array::with_max_entries(size(names::STATE), 0);
 #[map]
+pub static SNAT_TURN: Array<u32> = Array::with_max_entries(size(names::SNAT_TURN), 0);
+#[map]
 pub static METRICS: PerCpuArray<MetricValue> = PerCpuArray::with_max_entries(size(names::METRICS), 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(size(names::EVENTS), 0);

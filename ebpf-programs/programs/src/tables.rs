@@ -10,6 +10,7 @@ use abi::{
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop};
 use aya_ebpf::maps::lpm_trie::Key;
+use datapath::claim::{CLAIM_TRIES, Search};
 use datapath::{Claim, Family, Flow, Inserted, Observer, Shared, Step, Tables, V4, V6};
 
 use crate::maps::*;
@@ -58,7 +59,7 @@ fn lost() {
 
 /// What [`visit`] looks for.
 #[repr(C)]
-struct Search<A> {
+struct Wanted<A> {
     address: A,
     port: Port,
     base: u32,
@@ -67,18 +68,29 @@ struct Search<A> {
 
 /// Looks at one backend slot; 1 ends the loop. Called by `bpf_loop`, which the verifier walks once.
 #[inline(never)]
-unsafe extern "C" fn visit<F: Family>(i: u32, search: *mut Search<F::Address>) -> i64
+unsafe extern "C" fn visit<F: Family>(i: u32, wanted: *mut Wanted<F::Address>) -> i64
+where
+    Maps: Tables<F>,
+{
+    // SAFETY: `bpf_loop` hands on the context of its caller.
+    let wanted = unsafe { &mut *wanted };
+    let slot = wanted.base + i;
+    if !datapath::service::is::<F, Maps>(&Maps, slot, &wanted.address, wanted.port) {
+        return 0;
+    }
+    wanted.found = slot;
+    1
+}
+
+/// Tries one source port; 1 ends the loop. Called by `bpf_loop`.
+#[inline(never)]
+unsafe extern "C" fn try_port<F: Family>(i: u32, search: *mut Search<'_, F::Address>) -> i64
 where
     Maps: Tables<F>,
 {
     // SAFETY: `bpf_loop` hands on the context of its caller.
     let search = unsafe { &mut *search };
-    let slot = search.base + i;
-    if !datapath::service::is::<F, Maps>(&Maps, slot, &search.address, search.port) {
-        return 0;
-    }
-    search.found = slot;
-    1
+    i64::from(search.step::<F, Maps>(&Maps, i))
 }
 
 macro_rules! tables {
@@ -127,6 +139,25 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn turn(&self) -> u32 {
+                let Some(counter) = SNAT_TURN.get_ptr_mut(0) else { return 0 };
+                // SAFETY: a map's value; other CPUs access it without references too.
+                unsafe {
+                    let turn = counter.read_volatile();
+                    counter.write_volatile(turn.wrapping_add(1));
+                    turn
+                }
+            }
+
+            #[inline(always)]
+            fn search(&self, search: &mut Search<'_, $address>) {
+                let context = core::ptr::from_mut(search).cast();
+                let step = try_port::<$family> as unsafe extern "C" fn(u32, *mut Search<'_, $address>) -> i64;
+                // SAFETY: as for `backend_slot`.
+                unsafe { bpf_loop(CLAIM_TRIES, step as *mut c_void, context, 0) };
+            }
+
+            #[inline(always)]
             fn conntrack(
                 &self,
                 key: &ConntrackKey<$address>,
@@ -170,12 +201,12 @@ macro_rules! tables {
 
             #[inline(always)]
             fn backend_slot(&self, base: u32, count: u32, address: &$address, port: Port) -> u32 {
-                let mut search = Search { address: *address, port, base, found: base + count };
-                let context = core::ptr::from_mut(&mut search).cast();
-                let step = visit::<$family> as unsafe extern "C" fn(u32, *mut Search<$address>) -> i64;
+                let mut wanted = Wanted { address: *address, port, base, found: base + count };
+                let context = core::ptr::from_mut(&mut wanted).cast();
+                let step = visit::<$family> as unsafe extern "C" fn(u32, *mut Wanted<$address>) -> i64;
                 // SAFETY: the callback has the shape that the helper calls, and the context outlives the call.
                 unsafe { bpf_loop(count, step as *mut c_void, context, 0) };
-                search.found
+                wanted.found
             }
 
             #[inline(always)]

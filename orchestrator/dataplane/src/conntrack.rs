@@ -26,12 +26,14 @@ use crate::{
     table::Map,
 };
 
-/// Between walks when the tables are nearly empty: an idle entry does no harm there.
+/// Between walks when the tables are nearly empty and little happens: an idle entry does no harm there.
 const INTERVAL_MAX: Duration = Duration::from_secs(30);
-/// Between walks when they fill: the shortest timeout, so that closed connections free their places as soon as they may.
+/// Between walks when they fill or many connections end, so that these free their places and ports as soon as they may.
 const INTERVAL_MIN: Duration = Duration::from_secs(5);
 /// From this part of its room on, a table counts as filling.
 const FILLING: f64 = 0.25;
+/// So many entries removed by one walk, as a part of a table's room, are many: 1,300 of the default's.
+const CHURNING: f64 = 0.01;
 /// From this part on, new flows of the heaviest sources are refused: what is left is for everybody else.
 const PRESSURE: f64 = 0.9;
 /// How many of the heaviest sources that are: the size of HEAVY_SOURCES leaves room for a few times as many.
@@ -287,6 +289,11 @@ impl Walked {
         self.live as f64 / (self.capacity as f64).max(1.0)
     }
 
+    /// Whether the next walk must come soon.
+    fn is_busy(self) -> bool {
+        self.fill() >= FILLING || self.removed as f64 >= CHURNING * self.capacity as f64
+    }
+
     /// Whether new flows must be held back.
     pub fn pressed(self) -> bool {
         self.fill() >= PRESSURE
@@ -311,8 +318,8 @@ impl Collector {
                     Ok(walked) => {
                         metrics.connections(&walked);
                         pressure(walked.iter().any(|walked| walked.pressed()));
-                        let filling = walked.iter().any(|walked| walked.fill() >= FILLING);
-                        interval = if filling { INTERVAL_MIN } else { (interval * 2).min(INTERVAL_MAX) };
+                        let busy = walked.iter().any(|walked| walked.is_busy());
+                        interval = if busy { INTERVAL_MIN } else { (interval * 2).min(INTERVAL_MAX) };
                     }
                     Err(error) => {
                         tracing::error!(error = &error as &dyn std::error::Error, "idle connections stay")

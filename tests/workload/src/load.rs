@@ -4,15 +4,17 @@
 //! latency, not as fewer requests.
 
 use crate::Flags;
-use crate::call::{self, Failure, Url};
+use crate::call::{self, Url};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Failures that are told one by one: enough to see whether they came together.
+/// Failures and slow answers that are told one by one: enough to see whether they came together.
 const DETAILS_MAX: usize = 20;
+/// From here on an answer is slow: close below the second after which TCP sends a lost SYN again.
+const SLOW: Duration = Duration::from_millis(900);
 
 #[derive(Default)]
 struct Tally {
@@ -20,6 +22,8 @@ struct Tally {
     answered_by: BTreeMap<String, u64>,
     latencies_us: Vec<u64>,
     first_failures: Vec<String>,
+    slow: u64,
+    first_slow: Vec<String>,
 }
 
 pub(crate) fn run(flags: &Flags) -> ExitCode {
@@ -73,17 +77,20 @@ fn one(url: &str, timeout: Duration, start: Instant, tally: &Mutex<Tally>) {
                 .and_then(|word| word.strip_prefix("pod="))
                 .unwrap_or("?")
                 .to_owned();
+            if began.elapsed() >= SLOW {
+                tally.slow(describe(&format!("answer of {pod}"), start, began));
+            }
             *tally.answered_by.entry(pod).or_default() += 1;
         }
         Ok((status, _)) => tally.fail("status", format!("status {status} after {:?}", start.elapsed())),
-        Err(failure) => tally.fail(failure.word(), describe(failure, start, began)),
+        Err(failure) => tally.fail(failure.word(), describe(failure.word(), start, began)),
     }
 }
 
-fn describe(failure: Failure, start: Instant, began: Instant) -> String {
+fn describe(what: &str, start: Instant, began: Instant) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (at, took) = (began - start, began.elapsed());
-    format!("{} at {at:.2?}, took {took:.1?}, until {:.3} since 1970", failure.word(), now.as_secs_f64())
+    format!("{what} at {at:.2?}, took {took:.1?}, until {:.3} since 1970", now.as_secs_f64())
 }
 
 impl Tally {
@@ -91,6 +98,13 @@ impl Tally {
         *self.failures.entry(word).or_default() += 1;
         if self.first_failures.len() < DETAILS_MAX {
             self.first_failures.push(detail);
+        }
+    }
+
+    fn slow(&mut self, detail: String) {
+        self.slow += 1;
+        if self.first_slow.len() < DETAILS_MAX {
+            self.first_slow.push(detail);
         }
     }
 }
@@ -109,18 +123,23 @@ fn report(total: u64, took: Duration, mut tally: Tally) -> ExitCode {
         tally.latencies_us.get(index).copied().unwrap_or(0)
     };
     let failed: u64 = tally.failures.values().sum();
+    let quoted = |details: &[String]| {
+        details.iter().map(|detail| format!("\"{detail}\"")).collect::<Vec<_>>().join(",")
+    };
     let pairs = |map: Vec<(String, u64)>| {
         map.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect::<Vec<_>>().join(",")
     };
     println!(
-        "{{\"requests\":{total},\"failed\":{failed},\"seconds\":{:.2},\"p50_us\":{},\"p99_us\":{},\"max_us\":{},\"failures\":{{{}}},\"pods\":{{{}}},\"first_failures\":[{}]}}",
+        "{{\"requests\":{total},\"failed\":{failed},\"seconds\":{:.2},\"p50_us\":{},\"p99_us\":{},\"max_us\":{},\"failures\":{{{}}},\"pods\":{{{}}},\"first_failures\":[{}],\"slow\":{},\"first_slow\":[{}]}}",
         took.as_secs_f64(),
         at(0.5),
         at(0.99),
         at(1.0),
         pairs(tally.failures.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect()),
         pairs(tally.answered_by.clone().into_iter().collect()),
-        tally.first_failures.iter().map(|detail| format!("\"{detail}\"")).collect::<Vec<_>>().join(","),
+        quoted(&tally.first_failures),
+        tally.slow,
+        quoted(&tally.first_slow),
     );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

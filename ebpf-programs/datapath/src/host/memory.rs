@@ -144,6 +144,8 @@ pub struct Memory<F: Family> {
     pub now: Cell<u32>,
     /// The next random number; each one taken moves it.
     pub random: Cell<u32>,
+    /// `SNAT_TURN`.
+    pub turn: Cell<u32>,
     flow: UnsafeCell<Flow<F::Address>>,
     draft: UnsafeCell<ConntrackEntry<F::Address>>,
 }
@@ -173,6 +175,7 @@ where
             events: RefCell::default(),
             now: Cell::new(1000),
             random: Cell::new(0),
+            turn: Cell::new(0),
             flow: UnsafeCell::new(Flow::default()),
             draft: UnsafeCell::new(ConntrackEntry::default()),
         }
@@ -220,6 +223,12 @@ where
     fn random(&self) -> u32 {
         let number = self.random.get();
         self.random.set(number.wrapping_add(RANDOM_STEP));
+        number
+    }
+
+    fn turn(&self) -> u32 {
+        let number = self.turn.get();
+        self.turn.set(number.wrapping_add(1));
         number
     }
 

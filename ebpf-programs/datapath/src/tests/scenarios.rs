@@ -112,9 +112,9 @@ both!(a_pod_that_may_no_longer_leave_hears_no_more, rig => {
 both!(the_nodes_own_ports_are_not_given_to_pods, rig => {
     // The node uses a port of the range towards the same place.
     assert_eq!(rig.verdict("leaves", "tcp node:10240 > world:443 S"), "pass");
-    rig.world.tables.random.set(0);
+    rig.world.tables.turn.set(0);
     rig.verdict("a", "tcp a:1 > world:443 S");
-    rig.world.tables.random.set(0);
+    rig.world.tables.turn.set(0);
     let (verdict, sent) = rig.send("leaves", "tcp a:1 > world:443 S");
     assert_eq!((verdict.as_str(), sent.as_str()), ("pass", "tcp node:* > world:443 S"));
     assert_eq!(rig.verdict("uplink", "tcp world:443 > node:* SA"), "pod a");
@@ -266,6 +266,46 @@ both!(every_port_of_source_nat_is_used_before_it_gives_up, rig => {
         failed += usize::from(verdict == "drop SnatExhausted");
     }
     assert_eq!(failed, 1, "four ports for five clients of one backend");
+});
+
+both!(a_source_port_is_free_again_when_its_connection_is_over, rig => {
+    rig.world.tables.config.get_mut().snat_mask = 3;
+    let first = rig.world.tables.config.get_mut().snat_first;
+    let open = |rig: &mut Rig<F>, port: u16| rig.verdict("uplink", &format!("tcp world:{port} > node:30081 S"));
+    for client in 1..=4 {
+        assert_eq!(open(&mut rig, client), "tunnel 2");
+    }
+    assert_eq!(open(&mut rig, 5), "drop SnatExhausted");
+    for close in [format!("tcp r:8080 > overlay:{} FA", first + 2), format!("tcp r:8080 > overlay:{} R", first + 3)] {
+        rig.verdict("tunnel", &close);
+    }
+    assert_eq!(open(&mut rig, 6), "tunnel 2", "reset: over");
+    assert_eq!(rig.world.tables.last_flow().from_port.get(), first + 3);
+    assert_eq!(open(&mut rig, 7), "drop SnatExhausted", "half closed: not over");
+    rig.verdict("uplink", "tcp world:3 > node:30081 FA");
+    assert_eq!(open(&mut rig, 8), "tunnel 2", "closed by both: over");
+    assert_eq!(rig.world.tables.last_flow().from_port.get(), first + 2);
+    // What is late of the connection before does not end the new one.
+    rig.verdict("uplink", "tcp world:3 > node:30081 R");
+    assert_eq!(rig.verdict("tunnel", &format!("tcp r:8080 > overlay:{} SA", first + 2)), "route");
+});
+
+both!(a_question_that_was_answered_gives_its_source_port_back, rig => {
+    rig.world.tables.config.get_mut().snat_mask = 0;
+    let ask = |rig: &mut Rig<F>, port: u16| {
+        rig.verdict("a", &format!("udp a:{port} > world:53"));
+        rig.verdict("leaves", &format!("udp a:{port} > world:53"))
+    };
+    assert_eq!(ask(&mut rig, 1), "pass");
+    assert_eq!(rig.verdict("uplink", "udp world:53 > node:*"), "pod a");
+    assert_eq!(ask(&mut rig, 2), "drop SnatExhausted", "it may ask again");
+    rig.world.tables.now.set(rig.world.tables.now.get() + 6);
+    assert_eq!(ask(&mut rig, 2), "pass");
+    for _ in 0..2 {
+        assert_eq!(rig.verdict("uplink", "udp world:53 > node:*"), "pod a");
+    }
+    rig.world.tables.now.set(rig.world.tables.now.get() + 6);
+    assert_eq!(ask(&mut rig, 3), "drop SnatExhausted", "a conversation keeps its port");
 });
 
 both!(ends_are_reported_once_with_all_counters, rig => {

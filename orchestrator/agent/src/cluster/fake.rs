@@ -69,11 +69,10 @@ impl FakeCluster {
         self.state.lock().events.clone()
     }
 
-    /// Waits until the newest status of a pod (by uid) passes `test`; panics with it after `seconds`.
+    /// Waits until the newest status of a pod (by uid) passes `test`; panics with it after a minute.
     pub async fn wait_status(
         &self,
         uid: &str,
-        seconds: u64,
         test: impl Fn(&serde_json::Value) -> bool,
     ) -> serde_json::Value {
         let wait = async {
@@ -86,14 +85,14 @@ impl FakeCluster {
                 changed.await;
             }
         };
-        match tokio::time::timeout(std::time::Duration::from_secs(seconds), wait).await {
+        match tokio::time::timeout(crate::runtime::fake::PATIENCE, wait).await {
             Ok(status) => status,
             Err(_) => panic!("{uid}: {:#?}\n{:#?}", self.statuses(uid).last(), self.events()),
         }
     }
 
-    /// Waits until a pod (by uid) was deleted by the node; panics after `seconds`.
-    pub async fn wait_deleted(&self, uid: &str, seconds: u64) {
+    /// Waits until a pod (by uid) was deleted by the node; panics after a minute.
+    pub async fn wait_deleted(&self, uid: &str) {
         let wait = async {
             loop {
                 let changed = self.changed.notified();
@@ -103,7 +102,7 @@ impl FakeCluster {
                 changed.await;
             }
         };
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(seconds), wait).await;
+        let waited = tokio::time::timeout(crate::runtime::fake::PATIENCE, wait).await;
         assert!(
             waited.is_ok(),
             "{uid} was not deleted: {:#?}\n{:#?}",

@@ -133,7 +133,7 @@ mod tests {
         }
         std::fs::write(directory.path().join("0.log"), "x").expect("written");
         let all = futures::future::join_all(waits);
-        tokio::time::timeout(Duration::from_secs(5), all).await.expect("told");
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("told");
         drop(followers);
         assert!(watcher.shared.watches.lock().is_empty());
     }

@@ -17,6 +17,9 @@ use super::{
 /// Events that a test may cause before the agent reads them.
 const EVENTS_PENDING_MAX: usize = 1024;
 
+/// For how long the fakes wait for what a test expects: a machine with other things to do may take seconds.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A runtime in memory.
 #[derive(Clone, Default)]
 pub struct FakeRuntime {
@@ -88,7 +91,7 @@ impl FakeRuntime {
         found.next().map(|(record, _)| record.id.clone())
     }
 
-    /// Waits until a container of this name runs; panics after five seconds.
+    /// Waits until a container of this name runs; panics after a minute.
     pub async fn wait_running(&self, name: &str) -> ContainerConfig {
         let wait = async {
             loop {
@@ -99,8 +102,23 @@ impl FakeRuntime {
                 changed.await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(5), wait).await;
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
         waited.unwrap_or_else(|_| panic!("{name} never ran: {:?}", self.calls()))
+    }
+
+    /// Waits until the runtime holds no instance of any pod; panics after a minute.
+    pub async fn wait_empty(&self) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.state.lock().instances.is_empty() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(waited.is_ok(), "instances stay: {:?}", self.calls());
     }
 
     /// Calls that changed something, in order.

@@ -182,12 +182,12 @@ impl Node {
         pod["metadata"]["deletionTimestamp"] = json!(chrono::Utc::now() + chrono::Duration::seconds(grace));
         pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
         self.apply(&pod).await;
-        self.cluster.wait_deleted(pod["metadata"]["uid"].as_str().expect("a uid"), 30).await;
+        self.cluster.wait_deleted(pod["metadata"]["uid"].as_str().expect("a uid")).await;
     }
 
     /// Waits until a pod's newest status passes `test`.
     pub async fn status(&self, uid: &str, test: impl Fn(&Value) -> bool) -> Value {
-        self.cluster.wait_status(uid, 30, test).await
+        self.cluster.wait_status(uid, test).await
     }
 
     /// Runs a command in a pod's first container.

@@ -192,8 +192,8 @@ async fn many_keys_reopen_quickly() {
     let options = RangeOptions { mode: store::RangeMode::CountOnly, ..RangeOptions::default() };
     assert_eq!(store.range(KeyRange::prefix("/n/"), options).await.expect("reads").count, KEYS as u64);
     println!("{KEYS} keys of 1 KB reopened in {elapsed:?}");
-    // A release build takes a tenth of it.
-    assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
+    // Lenient: a starved machine passes, work that grows with the square of the keys does not.
+    assert!(elapsed < crate::rig::PATIENCE, "{elapsed:?}");
 }
 
 #[tokio::test]
