@@ -4,7 +4,7 @@
 //! acknowledged is lost, and afterwards everything works as before.
 
 use crate::fixture;
-use crate::load::{Load, LoadPod};
+use crate::load::Load;
 use crate::no_request_lost::rollout;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -99,7 +99,7 @@ fn containerd() -> Result<()> {
     let cluster = fixture::shop()?;
     let before = containers(cluster, VICTIM)?;
     ensure!(!before.is_empty(), "no pod of the shop runs on node-{VICTIM}: nothing would be shown");
-    let load = Load::through_node_port(cluster, VICTIM, 15)?;
+    let load = Load::through_node_port(cluster, VICTIM)?;
     cluster.stop(VICTIM, "containerd")?;
     let told = without_containerd(cluster);
     cluster.start(VICTIM, "containerd")?;
@@ -148,8 +148,8 @@ fn write(cluster: &Cluster, name: &str) -> Result<()> {
 fn server() -> Result<()> {
     let cluster = fixture::shop()?;
     let before: Vec<_> = (1..=3).map(|node| containers(cluster, node)).collect::<Result<_>>()?;
-    let in_pod = LoadPod::begin(cluster, 2, 15)?;
-    let outside = Load::through_node_port(cluster, VICTIM, 15)?;
+    let in_pod = Load::through_cluster_ip(cluster, 2)?;
+    let outside = Load::through_node_port(cluster, VICTIM)?;
     for number in 0..2 {
         let name = format!("before-kill-{number}");
         write(cluster, &name)?;
@@ -205,7 +205,7 @@ fn etcd() -> Result<()> {
     let watch = Watch::begin(cluster)?;
     write(cluster, "before-outage")?;
     watch.await_name("before-outage").context("a watch does not show a write")?;
-    let in_pod = LoadPod::begin(cluster, 1, 60)?;
+    let in_pod = Load::through_cluster_ip(cluster, 1)?;
 
     let process = cluster.process(1, "etcd").context("etcd does not run")?;
     process.signal(Signal::SIGSTOP);

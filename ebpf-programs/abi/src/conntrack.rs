@@ -125,6 +125,11 @@ pub mod tcp_state {
         tcp & RST != 0 || tcp & (FIN_INITIATOR | FIN_RESPONDER) == FIN_INITIATOR | FIN_RESPONDER
     }
 
+    /// [`closed`] as 0 or 1, without a branch.
+    pub const fn closed_bit(tcp: u32) -> u32 {
+        ((tcp / RST) | ((tcp / FIN_INITIATOR) & (tcp / FIN_RESPONDER))) & 1
+    }
+
     /// Whether both ends have spoken.
     pub const fn established(tcp: u32) -> bool {
         tcp & (SEEN_INITIATOR | SEEN_RESPONDER) == SEEN_INITIATOR | SEEN_RESPONDER

@@ -100,8 +100,7 @@ impl<A> Search<'_, A> {
 #[inline(always)]
 fn is_over<F: Family, T: Tables<F>>(tables: &T, key: &ConntrackKey<F::Address>) -> bool {
     let Some(entry) = tables.conntrack(key) else { return false };
-    let tcp = get!(entry.tcp);
-    let closed = (tcp / tcp_state::RST | tcp & tcp / tcp_state::FIN_RESPONDER) & 1;
+    let closed = tcp_state::closed_bit(get!(entry.tcp));
     // A question with at most one answer.
     let idle = tables.now().wrapping_sub(get!(entry.last_seen));
     let answered = less(get!(entry.packets[1]) as u32, 2) & less(QUESTION_UNITS, idle);

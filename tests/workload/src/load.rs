@@ -1,10 +1,11 @@
-//! New connections at a fixed rate, each with one request; prints one line of JSON: how many, how many failed and how.
+//! New connections at a fixed rate, each with one request, until the time is over or SIGTERM comes; then prints one line of
+//! JSON: how many, how many failed and how.
 //!
 //! The rate is open-loop: a slow answer does not slow down the next connection, so that a stall is seen as failures and
 //! latency, not as fewer requests.
 
-use crate::Flags;
 use crate::call::{self, Url};
+use crate::{Flags, signals};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +34,8 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
     let timeout = Duration::from_millis(flags.get("--timeout-ms", 2000));
     // Each worker takes the next slot of the schedule: enough of them that all may hang until their time limit.
     let workers: u64 = flags.get("--connections", (rate * 2).clamp(8, 512));
-    let total = rate * seconds;
+    let slots = rate * seconds;
+    signals::install();
     let next = Arc::new(AtomicU64::new(0));
     let tally = Arc::new(Mutex::new(Tally::default()));
     let start = Instant::now();
@@ -43,11 +45,14 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
             std::thread::spawn(move || {
                 loop {
                     let slot = next.fetch_add(1, Ordering::Relaxed);
-                    if slot >= total {
+                    if slot >= slots {
                         return;
                     }
                     let due = start + Duration::from_micros(slot * 1_000_000 / rate);
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    if signals::terminating() {
+                        return;
+                    }
                     one(&url, timeout, start, &tally);
                 }
             })
@@ -60,7 +65,7 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
         }
     }
     let tally = std::mem::take(&mut *tally.lock().unwrap_or_else(PoisonError::into_inner));
-    report(total, start.elapsed(), tally)
+    report(start.elapsed(), tally)
 }
 
 fn one(url: &str, timeout: Duration, start: Instant, tally: &Mutex<Tally>) {
@@ -109,7 +114,7 @@ impl Tally {
     }
 }
 
-fn report(total: u64, took: Duration, mut tally: Tally) -> ExitCode {
+fn report(took: Duration, mut tally: Tally) -> ExitCode {
     tally.latencies_us.sort_unstable();
     let at = |share: f64| {
         let last = tally.latencies_us.len().saturating_sub(1);
@@ -123,6 +128,7 @@ fn report(total: u64, took: Duration, mut tally: Tally) -> ExitCode {
         tally.latencies_us.get(index).copied().unwrap_or(0)
     };
     let failed: u64 = tally.failures.values().sum();
+    let total = tally.latencies_us.len() as u64 + failed;
     let quoted = |details: &[String]| {
         details.iter().map(|detail| format!("\"{detail}\"")).collect::<Vec<_>>().join(",")
     };

@@ -1,10 +1,11 @@
 //! What runs in the pods of the examples and the tests: one static binary, several jobs.
 //!
 //! `serve` is an HTTP echo that names its pod and can be asked to call another address; `call` is one request from where
-//! it is run; `load` opens new connections at a fixed rate and counts what failed; `pause` holds a pod's namespaces.
+//! it is run; `load` opens new connections at a fixed rate and counts what failed, until `end` is run beside it; `pause` holds a pod's namespaces.
 //! It uses nothing but the standard library, so that the image is one file of about a megabyte.
 
 mod call;
+mod end;
 mod load;
 mod netperf;
 mod pause;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: workload serve [--port N] [--on-term drain|exit] [--delay-ready MS]
        workload call URL [--timeout-ms N]
        workload load URL --rate N --seconds N [--timeout-ms N] [--connections N]
+       workload end
        workload tcp HOST:PORT
        workload net-serve [--port N]
        workload net-call HOST:PORT --kind connect|rr|stream --ms N
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         "call" => call::run(&Flags(rest)),
         "tcp" => call::connect_only(&Flags(rest)),
         "load" => load::run(&Flags(rest)),
+        "end" => end::run(),
         "net-serve" => netperf::serve(&Flags(rest)),
         "net-call" => netperf::call(&Flags(rest)),
         "pause" => pause::run(),
