@@ -5,7 +5,7 @@
 
 use crate::fixture;
 use crate::load::Load;
-use crate::no_request_lost::rollout;
+use crate::no_request_lost::{await_agent, rollout};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
@@ -23,11 +23,14 @@ const BACK: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(20);
 /// The node that loses something; the server is another.
 const VICTIM: usize = 3;
+/// Where an agent listens when it is not told.
+const AGENT_PORT: &str = "10250";
 
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("faults::containerd_killed_and_back_under_load", || Ok(containerd()?)),
         Trial::test("faults::the_server_killed_under_load_loses_nothing", || Ok(server()?)),
+        Trial::test("faults::an_agent_whose_port_is_taken_says_so", || Ok(port_taken()?)),
         Trial::test("faults::everything_of_a_node_killed_and_back", || Ok(node()?)),
         Trial::test("faults::etcd_silent_and_killed_under_load", || Ok(etcd()?)),
     ]
@@ -164,6 +167,41 @@ fn server() -> Result<()> {
     let after: Vec<_> = (1..=3).map(|node| containers(cluster, node)).collect::<Result<_>>()?;
     ensure!(after == before, "containers were started again: {before:?}, then {after:?}");
     rollout(cluster).context("after the server's restarts")
+}
+
+/// The agent's port is taken when it starts again: it says by whom it may be and what to do, and comes back once the port is
+/// free; its pods serve meanwhile.
+fn port_taken() -> Result<()> {
+    let cluster = fixture::shop()?;
+    let before = containers(cluster, VICTIM)?;
+    let load = Load::through_cluster_ip(cluster, VICTIM)?;
+    cluster.stop(VICTIM, "bowsprit")?;
+    let log = cluster.layout.node(VICTIM).log("bowsprit");
+    let read = || std::fs::read_to_string(&log).unwrap_or_default();
+    let lines_before = read().lines().count();
+    let workload = cluster.spec.binaries.join("workload");
+    let mut taker = cluster.on_node(VICTIM, &workload.to_string_lossy(), &["serve", "--port", AGENT_PORT]);
+    let mut taker = taker.stdout(Stdio::piped()).spawn()?;
+    let said = (|| {
+        let mut first = String::new();
+        let stdout = taker.stdout.take().context("stdout is piped")?;
+        BufReader::new(stdout).read_line(&mut first).context("the port is not taken")?;
+        ensure!(first.contains("listens"), "the port is not taken: {first}");
+        cluster.start(VICTIM, "bowsprit")?;
+        let complains = |line: &str| {
+            ["cannot listen on", AGENT_PORT, "--agent-port"].iter().all(|part| line.contains(part))
+        };
+        rig::journal::wait_for(BACK, || read().lines().skip(lines_before).any(complains))
+            .with_context(|| format!("the agent does not say that its port is taken: {}", read()))
+    })();
+    // Our own child, by its handle.
+    taker.kill().and_then(|()| taker.wait())?;
+    said?;
+    await_agent(cluster, VICTIM)?;
+    load.conclude()?;
+    let after = containers(cluster, VICTIM)?;
+    ensure!(after == before, "containers were started again: {before:?}, then {after:?}");
+    Ok(())
 }
 
 /// All processes of a node die at once, its pods' too, and the node starts again before anybody gives up on it for good.

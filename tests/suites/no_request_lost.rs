@@ -73,7 +73,7 @@ fn agent_killed() -> Result<()> {
 }
 
 /// Waits until a node's agent does its work again: what it is asked through the API server, it answers.
-fn await_agent(cluster: &Cluster, node: usize) -> Result<()> {
+pub(crate) fn await_agent(cluster: &Cluster, node: usize) -> Result<()> {
     let healthz = format!("/api/v1/nodes/node-{node}/proxy/healthz");
     rig::journal::wait_for(BACK, || cluster.ask(&["get", "--raw", &healthz]).is_ok())
         .with_context(|| format!("the agent of node-{node} does not come back"))
