@@ -49,7 +49,9 @@ impl Process {
         let after_name = stat.rsplit_once(')')?.1;
         let state = after_name.split_whitespace().next()?;
         let started = after_name.split_whitespace().nth(19)?.parse().ok()?;
-        (state != "Z").then_some(Self { pid, started })
+        // The first thread ends before the others do, which still hold the process's files and ports.
+        let lives = state != "Z" || fs::read_dir(format!("/proc/{pid}/task")).ok()?.count() > 1;
+        lives.then_some(Self { pid, started })
     }
 
     /// This process.

@@ -186,8 +186,9 @@ fn port_taken() -> Result<()> {
         let mut first = String::new();
         let stdout = taker.stdout.take().context("stdout is piped")?;
         BufReader::new(stdout).read_line(&mut first).context("the port is not taken")?;
-        ensure!(first.contains("listens"), "the port is not taken: {first}");
+        let taken = first.contains("listens");
         cluster.start(VICTIM, "bowsprit")?;
+        ensure!(taken, "the port is not taken: {first}");
         let complains = |line: &str| {
             ["cannot listen on", AGENT_PORT, "--agent-port"].iter().all(|part| line.contains(part))
         };

@@ -96,7 +96,7 @@ impl Drop for Load<'_> {
         let ended = match &mut self.place {
             Place::Pod(name) => self
                 .cluster
-                .ask(&["-n", "street", "delete", "pod", name, "--now", "--ignore-not-found"])
+                .ask(&["-n", "street", "delete", "pod", name, "--now", "--ignore-not-found", "--timeout=60s"])
                 .map(drop),
             Place::Outside(Some(child)) => {
                 child.kill().and_then(|()| child.wait()).map(drop).map_err(Into::into)

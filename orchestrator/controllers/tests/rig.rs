@@ -128,9 +128,14 @@ impl Cluster {
 
     /// Registers a node, and pretends to be its agent until [`Cluster::kill_node`].
     pub async fn add_node(&mut self, name: &str, allocatable: Value) {
+        self.add_tainted_node(name, allocatable, json!([])).await;
+    }
+
+    /// The same with taints from the beginning: nobody sees it without.
+    pub async fn add_tainted_node(&mut self, name: &str, allocatable: Value, taints: Value) {
         let user = UserInfo::new(format!("system:node:{name}"), ["system:nodes"]);
         let client = Client::new(self.bound.service.clone(), user).named("bowsprit-agent");
-        register(&client, name, &allocatable).await.expect("the node registers");
+        register(&client, name, &allocatable, &taints).await.expect("the node registers");
         let number = self.nodes.len() as u8;
         let agent = self.tasks.spawn(run_agent(client, name.to_owned(), number));
         self.nodes.insert(name.to_owned(), agent);
@@ -287,11 +292,12 @@ pub fn deployment(name: &str, replicas: i64, image: &str) -> Value {
 
 // === an agent that runs nothing ===
 
-async fn register(client: &Client, name: &str, allocatable: &Value) -> Result<(), Error> {
+async fn register(client: &Client, name: &str, allocatable: &Value, taints: &Value) -> Result<(), Error> {
     let nodes = resource("", "nodes", "Node", false);
     let node = json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
+        "spec": { "taints": taints },
     });
     let created: Result<controllers::objects::Node, _> = client.create("", &node).await;
     created?;
