@@ -1,5 +1,7 @@
 //! Log lines of the programs, when they are built with the feature `log`, among our own.
 
+use std::time::Duration;
+
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use log::{Level, Log, Metadata, Record};
@@ -16,7 +18,7 @@ pub(crate) fn start(ebpf: &mut Ebpf) -> Result<Reader> {
         subject: "the programs' log".into(),
         source: std::io::Error::other(source),
     })?;
-    Reader::start("ebpf-log", logger, EbpfLogger::flush)
+    Reader::start("ebpf-log", logger, Duration::ZERO, EbpfLogger::flush)
 }
 
 /// Hands records on to tracing.

@@ -11,7 +11,9 @@ use rig::namespaces::{in_network, ip};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-const RUNS: usize = 3;
+/// Many and short: these machines change their speed by the second, and a ratio is of two neighbours.
+const RUNS: usize = 11;
+const RUN_MS: &str = "500";
 /// What is measured, its unit, and its bar as a ratio to the plain pair.
 const KINDS: &[(&str, &str, f64)] =
     &[("connect", "connections/s", 0.95), ("rr", "round trips/s", 0.97), ("stream", "Mbit/s", 0.95)];
@@ -73,8 +75,8 @@ fn measure(spec: Spec, plain: &Path, figures: &mut Figures) -> Result<()> {
         let mut samples = vec![Vec::new(); paths.len()];
         for _ in 0..RUNS {
             for ((name, command), samples) in paths.iter().zip(&mut samples) {
-                let text =
-                    read(command().args(["--kind", kind])).with_context(|| format!("{kind}, {name}"))?;
+                let text = read(command().args(["--kind", kind, "--ms", RUN_MS]))
+                    .with_context(|| format!("{kind}, {name}"))?;
                 samples.push(text.trim().parse::<f64>().with_context(|| format!("{kind}, {name}: {text}"))?);
             }
         }
