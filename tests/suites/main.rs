@@ -3,6 +3,7 @@
 //! The harness is our own `main` because clusters must be taken down after the last test, also after a failed one, and
 //! because what they leave behind is itself a test.
 
+mod absence;
 mod faults;
 mod fixture;
 mod load;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         sessions::trials(),
         no_request_lost::trials(),
         node_loss::trials(),
+        absence::trials(),
         faults::trials(),
         stores::trials(),
         servers::trials(),
