@@ -2,7 +2,12 @@
 //!
 //! Level-triggered and without a record of its own: what is taken is what the nodes say. Ranges are handed out one after
 //! the other by a single task, so that two nodes that register at once do not get the same one.
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    iter,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use client::{Error, ObjectKey, ObjectReference, Patch};
 use ipnet::IpNet;
@@ -24,34 +29,23 @@ pub async fn run(ctx: Context, cluster: Vec<IpNet>) {
     let nodes = ctx.informers.get::<Node>();
     nodes.synced().await;
     let queue = WorkQueue::<Box<str>>::default();
-    // What was handed out and that the cache does not show yet.
-    let handed_out = parking_lot::Mutex::new(HashSet::<IpNet>::new());
+    let ranges = parking_lot::Mutex::new(Ranges { cluster, handed_out: HashMap::new() });
     let reconcile = |name: Box<str>| {
-        let (ctx, cluster, store, handed_out) = (&ctx, &cluster, nodes.store(), &handed_out);
+        let (ctx, store, ranges) = (&ctx, nodes.store(), &ranges);
         async move {
             let Some(node) = store.get(&ObjectKey::new("", &name)) else { return Ok(Next::Done) };
             if !node.spec.pod_cidr.is_empty() || node.metadata.is_deleting() {
                 return Ok(Next::Done);
             }
-            let mut taken: HashSet<IpNet> =
-                store.all().iter().filter_map(|node| range(&node.spec.pod_cidr)).collect();
-            {
-                // Once a node shows a range, the cache is what counts: the range is free again when the node goes.
-                let mut handed_out = handed_out.lock();
-                handed_out.retain(|range| !taken.contains(range));
-                taken.extend(handed_out.iter());
-            }
-            let ranges: Option<Vec<IpNet>> = cluster.iter().map(|whole| first_free(*whole, &taken)).collect();
-            let Some(ranges) = ranges else {
-                let message = format!(
-                    "all ranges of {} are in use: give the cluster a larger --cluster-cidr",
-                    join(cluster)
-                );
+            let found = ranges.lock().of(&node, &store.all());
+            let Some(found) = found else {
+                let whole = join(&ranges.lock().cluster);
+                let message =
+                    format!("all ranges of {whole} are in use: give the cluster a larger --cluster-cidr");
                 ctx.recorder.warning(ObjectReference::of(&*node), "CIDRNotAvailable", message);
                 return Err(exhausted(&name));
             };
-            handed_out.lock().extend(&ranges);
-            assign(ctx, &node, &ranges).await
+            assign(ctx, &node, &found).await
         }
     };
     tokio::join!(
@@ -59,6 +53,36 @@ pub async fn run(ctx: Context, cluster: Vec<IpNet>) {
             .for_each(|node| queue.add(node.metadata.name.clone()))),
         queue.work("node-cidrs", &ctx.metrics, 1, reconcile),
     );
+}
+
+/// The cluster's ranges, and what of them the cache does not show yet.
+struct Ranges {
+    cluster: Vec<IpNet>,
+    /// By the uid of the node: one that is asked about again before the cache shows its ranges keeps them.
+    handed_out: HashMap<Box<str>, Vec<IpNet>>,
+}
+
+impl Ranges {
+    /// The ranges for a node that has none, one a family, beside what `nodes` show; `None` when there are none left.
+    fn of(&mut self, node: &Node, nodes: &[Arc<Node>]) -> Option<Vec<IpNet>> {
+        // Once a node shows a range, the cache is what counts: the range is free again when the node goes.
+        let waiting: HashSet<&str> = nodes
+            .iter()
+            .filter(|node| node.spec.pod_cidr.is_empty())
+            .map(|node| &*node.metadata.uid)
+            .collect();
+        self.handed_out.retain(|uid, _| waiting.contains(&**uid));
+        if let Some(ranges) = self.handed_out.get(&node.metadata.uid) {
+            return Some(ranges.clone());
+        }
+        let texts = nodes.iter().flat_map(|node| iter::once(&node.spec.pod_cidr).chain(&node.spec.pod_cidrs));
+        let shown = texts.filter_map(|text| range(text));
+        let taken: HashSet<IpNet> = shown.chain(self.handed_out.values().flatten().copied()).collect();
+        let ranges: Vec<IpNet> =
+            self.cluster.iter().map(|whole| first_free(*whole, &taken)).collect::<Option<_>>()?;
+        self.handed_out.insert(node.metadata.uid.clone(), ranges.clone());
+        Some(ranges)
+    }
 }
 
 async fn assign(ctx: &Context, node: &Node, ranges: &[IpNet]) -> Result<Next, Error> {
@@ -117,6 +141,31 @@ mod tests {
     fn check(whole: &str, taken: &[&str], expect: Option<&str>) {
         let taken = taken.iter().map(|text| text.parse().unwrap()).collect();
         assert_eq!(first_free(whole.parse().unwrap(), &taken), expect.map(|text| text.parse().unwrap()));
+    }
+
+    fn node(name: &str, pod_cidr: &str) -> Arc<Node> {
+        let object = json!({ "metadata": { "name": name, "uid": name }, "spec": { "podCIDR": pod_cidr } });
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn a_node_keeps_its_range_however_often_it_is_asked_about() {
+        let mut ranges =
+            Ranges { cluster: vec!["10.244.0.0/23".parse().unwrap()], handed_out: HashMap::new() };
+        let mut of =
+            |name: &str, nodes: &[Arc<Node>]| ranges.of(&node(name, ""), nodes).map(|ranges| join(&ranges));
+        let [first, second] = ["10.244.0.0/24", "10.244.1.0/24"].map(|range| Some(range.to_owned()));
+        let both = [node("a", ""), node("b", "")];
+        assert_eq!(of("a", &both), first);
+        assert_eq!(of("a", &both), first, "the cache does not show it yet");
+        assert_eq!(of("b", &both), second);
+        let three = [node("a", "10.244.0.0/24"), node("b", ""), node("c", "")];
+        assert_eq!(of("c", &three), None, "what the cache does not show yet is taken, too");
+        assert_eq!(
+            of("c", &[node("a", "10.244.0.0/24"), node("c", "")]),
+            second,
+            "a node that is gone has none"
+        );
     }
 
     #[test]

@@ -232,6 +232,9 @@ pub struct NodeSpec {
     /// Its range of pod addresses.
     #[serde(rename = "podCIDR", deserialize_with = "nullable")]
     pub pod_cidr: Box<str>,
+    /// The same, and those of other families.
+    #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
+    pub pod_cidrs: Vec<Box<str>>,
     /// Cordoned.
     #[serde(deserialize_with = "nullable")]
     pub unschedulable: bool,
