@@ -5,6 +5,7 @@
 //! so that a client that stops reading stops being heard.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::ApiError;
 use api::nodelink::{Decoder, Notice, Report, line};
@@ -25,6 +26,10 @@ pub mod hub;
 pub use api::nodelink::GROUP;
 pub use hub::{Hub, Liveness};
 use hub::{Link, SILENCE_MAX};
+
+/// When this server notices a silence so much too late, it did not get to run: what the node said meanwhile is still to be
+/// read, and the node is given as long again. Timers are late by a few milliseconds at worst while there is CPU.
+const LATE_MAX: Duration = Duration::from_millis(100);
 
 /// Answers `POST /apis/bowsprit.dev/v1/nodelink/NODE`, which lasts as long as the node does.
 pub fn serve(api: &Arc<Api>, body: Body, info: &RequestInfo) -> Result<Response<Body>, ApiError> {
@@ -65,8 +70,13 @@ impl Session {
                 () = self.draining.cancelled() => return None,
                 changed = self.minimum.changed() => changed.ok()?,
                 frame = timeout_at(self.deadline, self.body.frame()) => {
-                    // Silence is the hub's to judge: it has been told when the link was last heard.
                     let Ok(frame) = frame else {
+                        let late = self.deadline.elapsed();
+                        if late > LATE_MAX {
+                            self.deadline = Instant::now() + late.min(SILENCE_MAX);
+                            continue;
+                        }
+                        // Silence is the hub's to judge: it has been told when the link was last heard.
                         self.link.silent();
                         return None;
                     };
@@ -79,5 +89,50 @@ impl Session {
             }
             return Some(Notice { minimum: *self.minimum.borrow_and_update() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use futures::channel::mpsc;
+
+    use super::*;
+
+    fn session(hub: &Arc<Hub>) -> (mpsc::UnboundedSender<Bytes>, Session) {
+        let (sender, lines) = mpsc::unbounded::<Bytes>();
+        let frames = lines.map(|line| Ok::<_, BoxError>(Frame::data(line)));
+        let session = Session {
+            link: hub.join("a"),
+            body: Body::stream(StreamBody::new(frames)),
+            decoder: Decoder::default(),
+            minimum: hub.minimum(),
+            deadline: Instant::now() + SILENCE_MAX,
+            draining: tokio_util::sync::CancellationToken::new(),
+        };
+        (sender, session)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_node_is_noticed_after_a_second() {
+        let (_sender, mut session) = session(&Hub::new());
+        let began = Instant::now();
+        assert!(session.next().await.is_none());
+        assert_eq!(began.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_did_not_get_to_run_blames_nobody() {
+        let (sender, mut session) = session(&Hub::new());
+        tokio::time::advance(SILENCE_MAX * 3).await;
+        let began = Instant::now();
+        let speak = async {
+            tokio::time::sleep(SILENCE_MAX / 2).await;
+            sender.unbounded_send(line(&Report { applied: 7 }).into()).expect("the session listens");
+        };
+        let (heard, ()) = tokio::join!(session.next(), speak);
+        assert!(heard.is_some(), "what was said meanwhile is heard");
+        assert!(session.next().await.is_none(), "and silence is silence again");
+        assert_eq!(began.elapsed(), SILENCE_MAX / 2 + SILENCE_MAX);
     }
 }
