@@ -1,15 +1,15 @@
-//! Paths between two processes, each as a ratio to two namespaces joined by a plain veth pair, in one run on one machine.
+//! Paths between two processes, each as a ratio to a plain veth pair, in one run on one machine.
+//!
+//! The plain pair joins the namespaces of the same two pods, so that the same processes in the same cgroups talk over it:
+//! what differs is the path alone.
 
 use crate::cluster::{Ground, PATIENCE, await_nodes};
 use anyhow::{Context, Result};
 use rig::cluster::{Cluster, Spec};
-use rig::command::read;
+use rig::command::{command, read, run as execute};
 use rig::figures::Bar::{self, AtLeast};
 use rig::figures::Figures;
-use rig::journal::{self, Journal, Resource, wait_for};
-use rig::namespaces::{in_network, ip};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use rig::journal::wait_for;
 
 /// Many and short: these machines change their speed by the second, and a ratio is of two neighbours.
 const RUNS: usize = 11;
@@ -18,39 +18,18 @@ const RUN_MS: &str = "500";
 const KINDS: &[(&str, &str, f64)] =
     &[("connect", "connections/s", 0.95), ("rr", "round trips/s", 0.97), ("stream", "Mbit/s", 0.95)];
 const PORT: u16 = 5201;
-/// The plain pair: documentation addresses (RFC 5737), in namespaces that this bench makes.
+/// The plain pair's addresses: documentation's (RFC 5737), in the pods' namespaces only.
 const PLAIN_SERVER: &str = "192.0.2.1";
 const PLAIN_CLIENT: &str = "192.0.2.2";
 
 /// `bench net`.
 pub fn run(ground: &Ground) -> Result<()> {
-    std::fs::create_dir_all(&ground.clusters)?;
-    let plain = ground.clusters.join("bench-plain.journal");
-    journal::replay(&plain)?;
-    let mut figures = Figures::begin("net", "each path beside two namespaces joined by a plain veth pair");
-    let result = ground.with(2, |spec| measure(spec, &plain, &mut figures));
-    let undone = journal::replay(&plain);
-    result?;
-    undone?;
+    let mut figures = Figures::begin("net", "each path beside a plain veth pair between the same pods");
+    ground.with(2, |spec| measure(spec, &mut figures))?;
     figures.finish()
 }
 
-/// A path's name and the client's command on it.
-type Measured<'a> = (&'a str, Box<dyn Fn() -> Command + 'a>);
-
-/// A server process that ends with the bench.
-struct Beside(Child);
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        // Our own child: nothing is lost when it has ended by itself.
-        let _ended = self.0.kill().and_then(|()| self.0.wait());
-    }
-}
-
-fn measure(spec: Spec, plain: &Path, figures: &mut Figures) -> Result<()> {
-    let workload = spec.binaries.join("workload").display().to_string();
-    let _server = plain_pair(&workload, plain)?;
+fn measure(spec: Spec, figures: &mut Figures) -> Result<()> {
     let cluster = Cluster::up(spec, &|_| ())?;
     let addresses = deploy(&cluster)?;
     let inside = |address: &str| {
@@ -58,24 +37,19 @@ fn measure(spec: Spec, plain: &Path, figures: &mut Figures) -> Result<()> {
         command.args(["net-call", &format!("{address}:{PORT}")]);
         command
     };
-    let paths: Vec<Measured<'_>> = vec![
-        (
-            "plain veth pair",
-            Box::new(|| {
-                in_network("bench-plain-b", &workload, &["net-call", &format!("{PLAIN_SERVER}:{PORT}")])
-            }),
-        ),
-        ("pod to pod, one node", Box::new(|| inside(&addresses.near))),
-        ("pod to pod, across nodes", Box::new(|| inside(&addresses.far))),
-        ("pod through the ClusterIP, one node", Box::new(|| inside(&addresses.near_service))),
-        ("pod through the ClusterIP, across", Box::new(|| inside(&addresses.far_service))),
+    let paths = [
+        ("plain veth pair", PLAIN_SERVER),
+        ("pod to pod, one node", &addresses.near),
+        ("pod to pod, across nodes", &addresses.far),
+        ("pod through the ClusterIP, one node", &addresses.near_service),
+        ("pod through the ClusterIP, across", &addresses.far_service),
     ];
     for (kind, unit, bar) in KINDS {
         // Interleaved, so that what else the machine does falls on all of them.
         let mut samples = vec![Vec::new(); paths.len()];
         for _ in 0..RUNS {
-            for ((name, command), samples) in paths.iter().zip(&mut samples) {
-                let text = read(command().args(["--kind", kind, "--ms", RUN_MS]))
+            for ((name, address), samples) in paths.iter().zip(&mut samples) {
+                let text = read(inside(address).args(["--kind", kind, "--ms", RUN_MS]))
                     .with_context(|| format!("{kind}, {name}"))?;
                 samples.push(text.trim().parse::<f64>().with_context(|| format!("{kind}, {name}: {text}"))?);
             }
@@ -97,24 +71,37 @@ fn bar_of(path: &str, bar: f64) -> Option<Bar> {
     (!path.contains("across")).then_some(AtLeast(bar))
 }
 
-fn plain_pair(workload: &str, path: &Path) -> Result<Beside> {
-    let mut journal = Journal::open(path)?;
-    for name in ["bench-plain-a", "bench-plain-b"] {
-        journal.record(&Resource::NetworkNamespace(name.to_owned()))?;
-        rig::command::run(&mut rig::command::command("ip", ["netns", "add", name]))?;
-    }
-    ip("bench-plain-a", "link add name v type veth peer name v netns bench-plain-b")?;
-    for (name, address) in [("bench-plain-a", PLAIN_SERVER), ("bench-plain-b", PLAIN_CLIENT)] {
-        ip(name, &format!("address add {address}/24 dev v"))?;
-        ip(name, "link set v up")?;
-    }
-    let server = in_network("bench-plain-a", workload, &["net-serve"]).stdout(Stdio::null()).spawn()?;
-    let server = Beside(server);
-    let call = || {
-        in_network("bench-plain-b", workload, &["net-call", &format!("{PLAIN_SERVER}:{PORT}"), "--ms", "1"])
+/// Joins the two pods by a pair of devices that nobody else knows of; it goes with the pods.
+fn join_plainly(cluster: &Cluster) -> Result<()> {
+    let (server, client) = (process_of(cluster, "near")?, process_of(cluster, "client")?);
+    let ip = |pid: &str, words: &str| {
+        let words = words.split(' ').map(str::to_owned);
+        execute(command("nsenter", ["--target", pid, "--net", "ip"]).args(words))
     };
-    wait_for(PATIENCE, || read(&mut call()).is_ok())?;
-    Ok(server)
+    ip(&server, &format!("link add name plain type veth peer name plain netns {client}"))?;
+    for (pid, address) in [(&server, PLAIN_SERVER), (&client, PLAIN_CLIENT)] {
+        ip(pid, &format!("address add {address}/24 dev plain"))?;
+        ip(pid, "link set plain up")?;
+    }
+    Ok(())
+}
+
+/// The process of a pod on node-1.
+fn process_of(cluster: &Cluster, pod: &str) -> Result<String> {
+    let socket = cluster.layout.node(1).containerd_socket().display().to_string();
+    let ctr = |words: &[&str]| {
+        let mut ctr = cluster.on_node(1, "ctr", &["--address", &socket, "--namespace", "k8s.io"]);
+        read(ctr.args(words))
+    };
+    let filter =
+        format!(r#"labels."io.kubernetes.pod.name"=={pod},labels."io.cri-containerd.kind"==container"#);
+    let id = ctr(&["containers", "list", "--quiet", &filter])?;
+    let tasks = ctr(&["tasks", "list"])?;
+    let task = tasks
+        .lines()
+        .map(str::split_whitespace)
+        .find_map(|mut words| words.next().filter(|task| *task == id.trim()).and_then(|_| words.next()));
+    task.map(str::to_owned).with_context(|| format!("{pod} has no process: {tasks}"))
 }
 
 struct Addresses {
@@ -160,7 +147,10 @@ fn deploy(cluster: &Cluster) -> Result<Addresses> {
         near_service: address("service", "near", ".spec.clusterIP")?,
         far_service: address("service", "far", ".spec.clusterIP")?,
     };
-    for target in [&addresses.near, &addresses.far, &addresses.near_service, &addresses.far_service] {
+    join_plainly(cluster)?;
+    let plain = PLAIN_SERVER.to_owned();
+    let all = [&plain, &addresses.near, &addresses.far, &addresses.near_service, &addresses.far_service];
+    for target in all {
         let call = || {
             cluster.ask(&[
                 "exec",
